@@ -1,0 +1,69 @@
+"""CPU-heavy Python jobs on Redis: no job can cost its lock, take the runtime down, or be lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sandq.errors import (
+        JobFailed,
+        JobNotFound,
+        QueueError,
+        ResultTimeout,
+        SandqError,
+        SoftTimeout,
+        UnrecoverableError,
+    )
+    from sandq.handlers import handler
+    from sandq.job import Job, JobState
+    from sandq.queue import AsyncQueue, Queue
+    from sandq.supervisor.loop import Supervisor
+
+# Names are loaded on first use: `import sandq` runs in every child, and redis alone would cost it 200 ms.
+_HOMES = {
+    "AsyncQueue": "sandq.queue",
+    "Job": "sandq.job",
+    "JobFailed": "sandq.errors",
+    "JobNotFound": "sandq.errors",
+    "JobState": "sandq.job",
+    "Queue": "sandq.queue",
+    "QueueError": "sandq.errors",
+    "ResultTimeout": "sandq.errors",
+    "SandqError": "sandq.errors",
+    "SoftTimeout": "sandq.errors",
+    "Supervisor": "sandq.supervisor.loop",
+    "UnrecoverableError": "sandq.errors",
+    "handler": "sandq.handlers",
+}
+
+__all__ = [
+    "AsyncQueue",
+    "Job",
+    "JobFailed",
+    "JobNotFound",
+    "JobState",
+    "Queue",
+    "QueueError",
+    "ResultTimeout",
+    "SandqError",
+    "SoftTimeout",
+    "Supervisor",
+    "UnrecoverableError",
+    "handler",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sandq' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

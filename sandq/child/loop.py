@@ -1,0 +1,117 @@
+"""The life of a child: load one processor, then run one job at a time until told goodbye."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from types import CoroutineType
+from typing import Any
+
+from sandq.child.channel import Channel
+from sandq.child.context import JobContext, PostponeJob
+from sandq.child.encode import describe, to_json
+from sandq.child.resolve import Handler, Processor, resolve
+from sandq.errors import ProcessorError, SoftTimeout, UnrecoverableError
+from sandq.protocol import Frame, Kind
+
+
+def serve(channel: Channel) -> None:
+    """Answer LOAD with READY or BROKEN, every RUN with one final frame, and return after BYE or end of file."""
+    processor: Processor | None = None
+    while True:
+        try:
+            frame = channel.receive()
+        except EOFError:
+            return
+        match frame.kind:
+            case Kind.LOAD:
+                processor = _load(channel, frame)
+                if processor is None:
+                    return
+            case Kind.RUN if processor is not None:
+                channel.send(_run(channel, processor, frame))
+            case Kind.BYE:
+                if processor is not None and processor.teardown is not None:
+                    _call(processor.teardown)
+                return
+
+
+def _load(channel: Channel, frame: Frame) -> Processor | None:
+    started = time.monotonic()
+    try:
+        processor = _unpickle(frame) if frame.body else resolve(frame.head["target"], frame.head["function"])
+        if processor.setup is not None:
+            _call(processor.setup)
+    except BaseException as error:  # noqa: BLE001  # a module may raise anything while it is imported, SystemExit too
+        text, trace = describe(error)
+        if isinstance(error, ProcessorError):
+            text = str(error)
+        channel.send(Frame(Kind.BROKEN, head={"error": text, "traceback": trace}))
+        return None
+    head = {
+        "names": sorted(processor.named),
+        "any_name": processor.default is not None,
+        "load_s": round(time.monotonic() - started, 4),
+    }
+    channel.send(Frame(Kind.READY, head=head))
+    return processor
+
+
+def _unpickle(frame: Frame) -> Processor:
+    """A callable from the supervisor's own process. Never the other way round, and never from Redis."""
+    import cloudpickle
+
+    # Functions of importable modules travel by reference: their modules are found where the host found them.
+    sys.path.extend(path for path in frame.head["sys_path"] if path not in sys.path)
+    return Processor(default=cloudpickle.loads(frame.body))
+
+
+def _run(channel: Channel, processor: Processor, frame: Frame) -> Frame:
+    nonce = frame.nonce
+    handler = processor.handler(frame.head["name"])
+    if handler is None:
+        return Frame(Kind.UNKNOWN, nonce, {"known": sorted(processor.named)})
+    try:
+        job = JobContext(channel, nonce, frame.head, frame.body)
+        body = to_json(_attempt(channel, handler, job))
+    except PostponeJob as wish:
+        return Frame(Kind.POSTPONED, nonce, {"until": wish.until, "delay_s": wish.delay_s})
+    except BaseException as error:  # noqa: BLE001  # the handler's door: whatever it raises is the job's outcome, not ours
+        text, trace = describe(error)
+        head = {
+            "error": text,
+            "traceback": trace,
+            "permanent": isinstance(error, UnrecoverableError),
+            "stopped": isinstance(error, SoftTimeout),
+        }
+        return Frame(Kind.RAISED, nonce, head)
+    finally:
+        _flush()
+    if len(body) > frame.head["max_result"]:
+        return Frame(Kind.OVERSIZE, nonce, {"size": len(body)})
+    return Frame(Kind.DONE, nonce, {}, body)
+
+
+def _attempt(channel: Channel, handler: Handler, job: JobContext) -> Any:
+    channel.open_job(job._nonce)
+    try:
+        return _call(handler, job)
+    finally:
+        channel.close_job()
+
+
+def _call(function: Any, *args: Any) -> Any:
+    result = function(*args)
+    if isinstance(result, CoroutineType):
+        import asyncio
+
+        return asyncio.run(result)
+    return result
+
+
+def _flush() -> None:
+    """What the handler printed belongs to its job: push it out before the final frame."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()

@@ -1,0 +1,100 @@
+"""`sandq add`: one job or many from the command line, and their results if somebody waits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sandq.cli.options import debug_option, json_option, store_options
+from sandq.cli.show import print_json
+from sandq.cli.store import open_queue
+from sandq.errors import ConfigError, ResultTimeout
+from sandq.queue import Queue
+
+BULK = 1000  # jobs handed to add_many at a time: memory stays flat for `--count 1000000`
+LOOK_AGAIN_S = 60.0
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("name")
+@click.option("--data", default="{}", metavar="JSON|@file|-", help="The job's data (default {}).")
+@click.option("--count", type=click.IntRange(min=1), default=1, help="Add this many jobs alike.")
+@click.option("--delay", metavar="DURATION", help="Not before this long from now.")
+@click.option("--priority", type=click.IntRange(0, 2097152), default=0, help="1 is the most urgent after 0.")
+@click.option("--attempts", type=click.IntRange(min=0), default=0, help="How often the handler may raise.")
+@click.option("--backoff", metavar="KIND:DELAY", help="Pause between attempts, such as exponential:1s or fixed:5s.")
+@click.option("--job-id", metavar="ID", help="An id of your own: a second add of it changes nothing.")
+@click.option("--lifo", is_flag=True, help="Run it next, before those that wait.")
+@click.option("--timeout", metavar="DURATION", help="Stop the job after this long.")
+@click.option("--wait", is_flag=True, help="Wait for the result and print it as JSON.")
+@store_options
+@json_option
+@debug_option
+def add(
+    *,
+    queue: str,
+    name: str,
+    data: str,
+    count: int,
+    wait: bool,
+    redis: str | None,
+    prefix: str | None,
+    as_json: bool,
+    **opts: Any,
+) -> None:
+    """Add job NAME to QUEUE and print its id."""
+    if count > 1 and opts["job_id"]:
+        raise click.UsageError("--job-id names one job; leave it out with --count")
+    value = read_data(data)
+    with open_queue(redis, prefix, queue) as opened:
+        ids = _add(opened, name, value, count, opts)
+        if wait:
+            _print_results(opened, ids)
+        elif as_json:
+            print_json({"ids": ids})
+        else:
+            click.echo("\n".join(ids))
+
+
+def read_data(text: str) -> Any:
+    """The value of `--data`: JSON itself, `@file`, or `-` for stdin."""
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--data: {text[1:]} cannot be read: {error.strerror}") from error
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--data is not JSON: {error}; a text needs its quotes, as in '\"text\"'") from error
+
+
+def _add(queue: Queue, name: str, value: Any, count: int, opts: dict[str, Any]) -> list[str]:
+    if count == 1:
+        return [queue.add(name, value, **opts).id]
+    alike = {"name": name, "data": value, **opts}
+    ids: list[str] = []
+    while len(ids) < count:
+        ids += [job.id for job in queue.add_many([alike] * min(BULK, count - len(ids)))]
+    return ids
+
+
+def _print_results(queue: Queue, ids: list[str]) -> None:
+    """One result a line, in the order of adding; the first failed job ends it with its reason (JobFailed)."""
+    for job_id in ids:
+        print_json(_result(queue, job_id))
+
+
+def _result(queue: Queue, job_id: str) -> Any:
+    while True:  # whoever asked to wait says when it is enough: Ctrl-C
+        try:
+            return queue.result(job_id, timeout=LOOK_AGAIN_S)
+        except ResultTimeout:
+            continue

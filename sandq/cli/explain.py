@@ -1,0 +1,160 @@
+"""What happened to a job, in English: from its counters, its reason and its death certificate. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sandq.job import Job, JobState
+from sandq.units import show_size
+
+_SIGNALS = {
+    "SIGSEGV": "a segmentation fault: native code (a C extension, ctypes) touched memory that was not its own",
+    "SIGBUS": "a bus error: native code read a mapped file that shrank, or a full /dev/shm",
+    "SIGABRT": "an abort: native code, or the allocator, found itself in a state it could not go on from",
+    "SIGFPE": "an arithmetic fault in native code, such as an integer division by zero",
+    "SIGILL": "an illegal instruction: a library built for another CPU",
+    "SIGKILL": "SIGKILL, which sandq did not send: somebody else, or the kernel, ended it",
+    "SIGTERM": "SIGTERM, which sandq did not send: somebody else ended it",
+    "SIGXCPU": "its CPU time limit (RLIMIT_CPU)",
+    "SIGSYS": "a system call that a sandbox forbids",
+}
+
+
+def explain(job: Job, state: JobState) -> list[str]:
+    """Say what became of the job, on what evidence, and what happens next; one line each."""
+    lines = [f"Job {job.id} ({job.name}) of queue {job.queue} is {_state_words(state)}{_history(job)}."]
+    if job.death:
+        lines += explain_death(job.death)
+    elif job.failed_reason:
+        lines.append(_reason(job.failed_reason))
+    if job.deferred_failure:
+        lines.append(f"It is condemned: the next worker fails it without running it, because {job.deferred_failure}.")
+    if not job.death and job.stacktrace:
+        lines += ["Last traceback:", *_indented(job.stacktrace[-1])]
+    return [*lines, _next(job, state)]
+
+
+def explain_death(death: Mapping[str, Any]) -> list[str]:
+    """Read one death certificate aloud: cause, evidence, and what was on its lips."""
+    lines = [_cause(death)]
+    measured = _measured(death)
+    if measured:
+        lines.append(f"Measured: {measured}.")
+    child = _child(death)
+    if child:
+        lines.append(child)
+    for title, key in (("Python stack when it was stopped:", "stack"), ("Last lines on stderr:", "stderr")):
+        if death.get(key):
+            lines += [title, *_indented(death[key])]
+    return lines
+
+
+def _cause(death: Mapping[str, Any]) -> str:
+    cause, detail = death.get("cause", ""), death.get("detail", "")
+    peak = f" at a peak of {show_size(death['peak_rss'])}" if death.get("peak_rss") else ""
+    also = f" ({detail})" if detail else ""
+    sentences = {
+        "exit": _exit(death.get("exit_code")),
+        "signal": f"Its process was ended by {_signal(death.get('signal'))}.",
+        "oom-kernel": f"The kernel killed its process because memory ran out{peak}. "
+        "Give the host or container more, lower --concurrency, or set --memory so that sandq stops it first.",
+        "oom-limit": f"sandq killed it because it used more memory than its limit{peak}. Raise --memory, or use less.",
+        "timeout-soft": f"It ran longer than its time limit and stopped when it was asked to{also}.",
+        "timeout-hard": f"It ran longer than its time limit, did not stop when asked, and was killed{also}.",
+        "cancelled": f"Somebody cancelled it while it ran{also}.",
+        "lock-lost": f"Its lock could not be renewed in time, so it was killed before another could start it{also}.",
+        "protocol": f"Its process broke the protocol with its supervisor{also}. Does the handler write to foreign "
+        "file descriptors?",
+        "init": f"Its processor could not be loaded{also}.",
+        "launcher": f"The launcher that held its process ended{also}; the job is not to blame.",
+        "drain": f"Its supervisor was stopping and could not wait any longer{also}; the job is not to blame.",
+    }
+    return sentences.get(cause, f"Its process died: {cause or 'cause unknown'}{also}.")
+
+
+def _signal(name: str | None) -> str:
+    return _SIGNALS.get(name or "", name or "a signal")
+
+
+def _exit(code: int | None) -> str:
+    if code is None:
+        return "Its process ended before it gave a result; its exit status is not known."
+    if code == 0:
+        return "Its process ended with exit code 0 before it gave a result: did something call os._exit?"
+    return f"Its process ended by itself with exit code {code} before it gave a result."
+
+
+def _measured(death: Mapping[str, Any]) -> str:
+    parts = []
+    if death.get("wall_s") is not None:
+        parts.append(f"ran {death['wall_s']:.1f}s")
+    if death.get("cpu_s") is not None:
+        parts.append(f"used {death['cpu_s']:.1f}s of CPU")
+    if death.get("peak_rss"):
+        parts.append(f"peak memory {show_size(death['peak_rss'])}")
+    return ", ".join(parts)
+
+
+def _child(death: Mapping[str, Any]) -> str:
+    if not death.get("pid"):
+        return ""
+    where = f" on {death['host']}" if death.get("host") else ""
+    age = f", {death['child_age_s']:.0f}s old" if death.get("child_age_s") is not None else ""
+    jobs = death.get("child_jobs")
+    first = "" if jobs is None else ", its first job" if jobs <= 1 else f", job number {jobs} of that process"
+    return f"It was process {death['pid']}{where}{age}{first}."
+
+
+def _state_words(state: JobState) -> str:
+    words = {
+        JobState.WAITING: "waiting for a free worker",
+        JobState.PRIORITIZED: "waiting for a free worker, by priority",
+        JobState.ACTIVE: "running",
+        JobState.DELAYED: "waiting for its time",
+        JobState.WAITING_CHILDREN: "waiting for its children",
+        JobState.UNKNOWN: "in no known state",
+    }
+    return words.get(state, str(state))
+
+
+def _history(job: Job) -> str:
+    """The counters; a finished job's own were cleared, and its certificate kept them."""
+    crashes = job.crashes or int((job.death or {}).get("crashes", 0))
+    interruptions = job.interruptions or int((job.death or {}).get("interruptions", 0))
+    parts = [
+        _count(job.attempts_started, "start"),
+        _count(crashes, "crash", "crashes"),
+        _count(interruptions, "interruption"),
+        _count(job.stalled_count, "stall"),
+    ]
+    if job.unknown_names:
+        parts.append(f"{_count(job.unknown_names, 'claim')} by workers without a handler for its name")
+    told = ", ".join(part for part in parts if part)
+    return f" after {told}" if told else ""
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return "" if not number else f"1 {one}" if number == 1 else f"{number} {many or one + 's'}"
+
+
+def _reason(reason: str) -> str:
+    return f"Reason: {reason.rstrip('.')}."
+
+
+def _next(job: Job, state: JobState) -> str:
+    left = job.attempts - job.attempts_made
+    spent = f"{job.attempts_made} of {job.attempts} attempts used"
+    if state is JobState.COMPLETED:
+        return "Nothing further happens to it."
+    if state is JobState.FAILED:
+        return f"It will not run again by itself ({spent}); `sandq retry {job.queue} {job.id}` puts it back."
+    if state is JobState.UNKNOWN:
+        return "It is in none of the queue's lists; if it stays so, report it."
+    if left <= 1:
+        return f"Its next run is its last attempt ({spent}); a crash does not use it up, crashes are counted apart."
+    return f"It has {left} attempts left ({spent}); a crash uses up none, crashes are counted apart."
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}" for line in text.rstrip().splitlines()]

@@ -1,0 +1,171 @@
+"""Commands that only read: status, jobs, job, why, events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from sandq.cli.explain import explain
+from sandq.cli.options import debug_option, json_option, store_options
+from sandq.cli.show import job_value, print_job, print_json, print_table, show_time, show_took
+from sandq.cli.store import Store, find_queues, open_queue, open_store
+from sandq.job import Job, JobState
+from sandq.store.urls import redact
+
+STATES = [str(state) for state in JobState if state is not JobState.UNKNOWN]
+
+
+@click.command()
+@click.argument("queues", metavar="[QUEUE]...", nargs=-1)
+@store_options
+@json_option
+@debug_option
+def status(*, queues: tuple[str, ...], redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Show what is in each QUEUE and who serves it; without names, all queues of the file or of the Redis."""
+    with open_store(redis, prefix) as store:
+        found = {name: _look(store, name) for name in queues or find_queues(store)}
+        if as_json:
+            print_json({"redis": redact(store.url), "prefix": store.prefix, "queues": found})
+        elif found:
+            _print_status(found)
+        else:
+            click.echo(f"sandq: no queue under the prefix {store.prefix} in {redact(store.url)}", err=True)
+
+
+def _look(store: Store, name: str) -> dict[str, Any]:
+    with store.queue(name) as queue:
+        return {"counts": queue.counts(), "paused": queue.paused(), "supervisors": queue.supervisors()}
+
+
+def _print_status(found: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = [
+        [name, *(queue["counts"].get(state, 0) for state in STATES), _condition(queue)] for name, queue in found.items()
+    ]
+    print_table(["queue", *STATES, "state"], rows, numbers=range(1, len(STATES) + 1))
+    serving = [
+        [supervisor.get("name") or supervisor.get("id"), name, *_supervisor(supervisor, name)]
+        for name, queue in found.items()
+        for supervisor in queue["supervisors"]
+    ]
+    if serving:
+        click.echo()
+        print_table(
+            ["supervisor", "queue", "host", "pid", "heartbeat p99", "max", "processor"], serving, numbers=(3, 4, 5)
+        )
+
+
+def _condition(queue: Mapping[str, Any]) -> str:
+    paused = "paused" if queue["paused"] else ""
+    unserved = "" if queue["supervisors"] else "no supervisor"
+    return ", ".join(word for word in (paused, unserved) if word) or "ok"
+
+
+def _supervisor(supervisor: Mapping[str, Any], queue: str) -> list[object]:
+    beat = supervisor.get("heartbeat", {})
+    broken = supervisor.get("queues", {}).get(queue, {}).get("broken")
+    return [
+        supervisor.get("host"),
+        supervisor.get("pid"),
+        _milliseconds(beat.get("p99_ms")),
+        _milliseconds(beat.get("max_ms")),
+        f"broken: {broken}" if broken else "ok",
+    ]
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}ms"
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--state", type=click.Choice(STATES), default="failed", help="Which jobs (default failed).")
+@click.option("--limit", type=click.IntRange(min=1), default=20, help="At most this many (default 20).")
+@store_options
+@json_option
+@debug_option
+def jobs(*, queue: str, state: str, limit: int, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """List the jobs of QUEUE in one state."""
+    wanted = JobState(state)
+    with open_queue(redis, prefix, queue) as opened:
+        found = opened.jobs(wanted, limit=limit)
+    if as_json:
+        print_json([job_value(job, wanted) for job in found])
+    elif found:
+        rows = [_row(job) for job in found]
+        print_table(["id", "name", "added", "attempts", "crashes", "took", "note"], rows, numbers=(4, 5))
+    else:
+        click.echo(f"sandq: no {state} job in {queue}", err=True)
+
+
+def _row(job: Job) -> list[object]:
+    reason = (job.failed_reason or "").partition("\n")[0]
+    note = reason if len(reason) <= 80 else reason[:77] + "..."
+    if not note and job.progress_json:
+        note = f"progress {job.progress_json.decode('utf-8', 'replace')[:60]}"
+    attempts = f"{job.attempts_made}/{job.attempts}"
+    return [job.id, job.name, show_time(job.timestamp), attempts, job.crashes, show_took(job), note]
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("id_", metavar="ID")
+@click.option("--logs", is_flag=True, help="Show what the handler logged.")
+@store_options
+@json_option
+@debug_option
+def job(*, queue: str, id_: str, logs: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Show everything about job ID of QUEUE."""
+    with open_queue(redis, prefix, queue) as opened:
+        found, state = opened.job(id_), opened.state(id_)
+        lines = opened.logs(id_) if logs else None
+    if as_json:
+        print_json(job_value(found, state) | ({"logs": lines} if lines is not None else {}))
+        return
+    print_job(found, state)
+    for line in lines or ():
+        click.echo(f"log  {line}")
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("id_", metavar="ID")
+@store_options
+@json_option
+@debug_option
+def why(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Say in English what happened to job ID of QUEUE, and what happens next."""
+    with open_queue(redis, prefix, queue) as opened:
+        found, state = opened.job(id_), opened.state(id_)
+    lines = explain(found, state)
+    if as_json:
+        print_json({"id": found.id, "state": str(state), "why": lines, "death": dict(found.death or {}) or None})
+    else:
+        click.echo("\n".join(lines))
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--since", default="$", metavar="ID", help="Begin after this event id, 0 for all (default: from now on).")
+@store_options
+@json_option
+@debug_option
+def events(*, queue: str, since: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Follow what happens in QUEUE until Ctrl-C."""
+    with open_queue(redis, prefix, queue) as opened:
+        try:
+            for event_id, fields in opened.events(since=since):
+                if as_json:
+                    print_json({"event_id": event_id, **fields})
+                else:
+                    click.echo(_event_line(event_id, fields))
+        except KeyboardInterrupt:
+            return  # the way to end it, not a failure
+
+
+def _event_line(event_id: str, fields: Mapping[str, str]) -> str:
+    rest = " ".join(f"{name}={text}" for name, text in fields.items() if name not in ("event", "jobId"))
+    at_ms = event_id.partition("-")[0]
+    moment = show_time(int(at_ms)) if at_ms.isdigit() else event_id
+    return " ".join(part for part in (moment, event_id, fields.get("event"), fields.get("jobId"), rest) if part)

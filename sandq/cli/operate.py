@@ -1,0 +1,110 @@
+"""Commands that change a queue: cancel, retry, promote, remove, pause, resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sandq.cli.options import debug_option, json_option, store_options
+from sandq.cli.show import print_json
+from sandq.cli.store import open_queue
+from sandq.errors import QueueError
+
+_CANCELLED = {
+    "was_waiting": "it had not started and is failed now",
+    "was_running": "its supervisor stops it within a second or so",
+}
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("id_", metavar="ID")
+@click.option("--reason", default="", metavar="TEXT", help="Kept as the job's failedReason.")
+@store_options
+@json_option
+@debug_option
+def cancel(*, queue: str, id_: str, reason: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """End job ID of QUEUE; it is not tried again."""
+    with open_queue(redis, prefix, queue) as opened:
+        word = opened.cancel(id_, reason=reason)
+    if word not in _CANCELLED:
+        raise QueueError(f"job {id_} of {queue} is already done; nothing to cancel")
+    _say(as_json, f"cancelled {id_}: {_CANCELLED[word]}", {"id": id_, "cancelled": word})
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("id_", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every failed job.")
+@store_options
+@json_option
+@debug_option
+def retry(*, queue: str, id_: str | None, every: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Put finished job ID, or with --all every failed one, back to wait, with fresh counters."""
+    if (id_ is None) is not every:
+        raise click.UsageError("name one job ID, or --all")
+    with open_queue(redis, prefix, queue) as opened:
+        if id_ is not None:
+            opened.retry(id_)
+            _say(as_json, f"job {id_} waits again", {"retried": 1})
+            return
+        number = opened.retry_all()
+        _say(as_json, f"{number} {'job waits' if number == 1 else 'jobs wait'} again", {"retried": number})
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("id_", metavar="ID")
+@store_options
+@json_option
+@debug_option
+def promote(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Run delayed job ID of QUEUE as soon as a worker is free."""
+    with open_queue(redis, prefix, queue) as opened:
+        opened.promote(id_)
+    _say(as_json, f"job {id_} no longer waits for its time", {"promoted": id_})
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("id_", metavar="ID")
+@store_options
+@json_option
+@debug_option
+def remove(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Delete job ID of QUEUE; a running job is refused."""
+    with open_queue(redis, prefix, queue) as opened:
+        opened.remove(id_)
+    _say(as_json, f"job {id_} is removed", {"removed": id_})
+
+
+@click.command()
+@click.argument("queue")
+@store_options
+@json_option
+@debug_option
+def pause(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Start no further job of QUEUE; what runs is finished."""
+    with open_queue(redis, prefix, queue) as opened:
+        opened.pause()
+    _say(as_json, f"{queue} is paused", {"queue": queue, "paused": True})
+
+
+@click.command()
+@click.argument("queue")
+@store_options
+@json_option
+@debug_option
+def resume(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Go on with paused QUEUE."""
+    with open_queue(redis, prefix, queue) as opened:
+        opened.resume()
+    _say(as_json, f"{queue} goes on", {"queue": queue, "paused": False})
+
+
+def _say(as_json: bool, text: str, value: dict[str, Any]) -> None:
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text)

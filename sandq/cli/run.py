@@ -1,0 +1,92 @@
+"""Commands that use real children without Redis: run one job, check that processors load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from sandq.cli.add import read_data
+from sandq.cli.explain import explain_death
+from sandq.cli.options import config_option, debug_option, json_option
+from sandq.cli.show import print_json
+from sandq.config import QueueSettings
+from sandq.errors import ConfigError, ProcessorError
+from sandq.outcome import Completed, Death, InitFailed, Outcome, Postponed, Raised, TooLarge, UnknownName
+from sandq.settings import read_settings
+from sandq.supervisor.single import check_processor, run_single
+
+
+@click.command()
+@click.argument("processor", metavar="PATH[:FUNCTION]")
+@click.option("--data", default="{}", metavar="JSON|@file|-", help="The job's data (default {}).")
+@debug_option
+@click.pass_context
+def run(ctx: click.Context, /, *, processor: str, data: str) -> None:
+    """Run one job in a real child and print its result as JSON; what it writes goes to stderr."""
+    outcome = run_single(processor, json.dumps(read_data(data)).encode(), hear=_hear)
+    if isinstance(outcome, Completed):
+        click.echo(outcome.result)
+        return
+    click.echo("\n".join(["sandq: the job did not complete.", *describe(outcome)]), err=True)
+    ctx.exit(1)
+
+
+def _hear(stream: str, line: str) -> None:
+    """Pass on what the job says; its bytes on stdout would spoil the result there."""
+    click.echo(f"{stream}: {line}" if stream in ("log", "progress") else line, err=True)
+
+
+def describe(outcome: Outcome) -> list[str]:
+    """Say in English why an attempt did not complete."""
+    death: Death | None = getattr(outcome, "death", None)
+    if death is not None:
+        certificate: Mapping[str, Any] = msgspec.to_builtins(death)
+        return explain_death(certificate)
+    match outcome:
+        case Raised(error, traceback):
+            return [f"The handler raised {error}.", *traceback.rstrip().splitlines()]
+        case InitFailed(why):
+            return [f"The processor could not be loaded: {why}"]
+        case UnknownName(known):
+            return [f"The processor has no handler for this job's name; it has {', '.join(known) or 'none'}."]
+        case TooLarge(what, size, limit):
+            return [f"Its {what} has {size} bytes; at most {limit} are allowed."]
+        case Postponed(until):
+            return [f"The handler asked to run again later (until: {until}); there is no queue to wait in."]
+        case _:
+            return [f"It ended as {type(outcome).__name__}."]
+
+
+@click.command()
+@config_option
+@json_option
+@debug_option
+@click.pass_context
+def check(ctx: click.Context, /, *, config: Path | None, as_json: bool) -> None:
+    """Load every configured processor in a real child; exit 1 if one is broken."""
+    queues = read_settings(config=config).queues
+    if not queues:
+        raise ConfigError(
+            "no queue is configured; write [queues.NAME] with a processor into sandq.toml, or name --config"
+        )
+    found = {queue: _load(settings) for queue, settings in queues.items()}
+    if as_json:
+        print_json(found)
+    else:
+        for queue, result in found.items():
+            said = f"ok: {', '.join(result['handlers'])}" if result["ok"] else f"broken: {result['why']}"
+            click.echo(f"{queue}  {result['processor']}  {said}")
+    ctx.exit(0 if all(result["ok"] for result in found.values()) else 1)
+
+
+def _load(settings: QueueSettings) -> dict[str, Any]:
+    try:
+        handlers = check_processor(settings.processor, settings)
+    except ProcessorError as error:
+        return {"processor": settings.processor, "ok": False, "why": " ".join(str(error).split())}
+    return {"processor": settings.processor, "ok": True, "handlers": handlers}

@@ -1,0 +1,134 @@
+"""How values look: aligned tables (rich ones when a terminal reads them), JSON, and one job in full."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from sandq.job import Job, JobState
+from sandq.units import show_duration
+
+
+def print_json(value: Any) -> None:
+    """One JSON text on one line, for programs."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> None:
+    """A table: drawn by rich on a terminal, else plain aligned text; `numbers` are the right-aligned columns."""
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(headers, cells, numbers)
+        return
+    for line in align([[header.upper() for header in headers], *cells], numbers):
+        click.echo(line)
+
+
+def align(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> list[str]:
+    """Lines whose columns stand under each other."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index in numbers else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def printable(text: str) -> str:
+    """The text on one line, control characters escaped: a job's text must not forge lines or drive the terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text.rstrip())
+
+
+def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: a job's name is not markup
+    Console().print(table)
+
+
+def job_value(job: Job, state: JobState) -> dict[str, Any]:
+    """A job as one JSON object; times are milliseconds since 1970, as in Redis."""
+    return {
+        "id": job.id,
+        "queue": job.queue,
+        "name": job.name,
+        "state": str(state),
+        "data": _parsed(job.data_json),
+        "opts": dict(job.opts),
+        "timestamp": job.timestamp,
+        "delay": job.delay,
+        "priority": job.priority,
+        "attempts": job.attempts,
+        "attempts_made": job.attempts_made,
+        "attempts_started": job.attempts_started,
+        "stalled_count": job.stalled_count,
+        "crashes": job.crashes,
+        "interruptions": job.interruptions,
+        "unknown_names": job.unknown_names,
+        "fence": job.fence,
+        "deferred_failure": job.deferred_failure,
+        "parent_key": job.parent_key,
+        "scheduler_id": job.scheduler_id,
+        "deduplication_id": job.deduplication_id,
+        "processed_on": job.processed_on,
+        "finished_on": job.finished_on,
+        "processed_by": job.processed_by,
+        "progress": _parsed(job.progress_json),
+        "returnvalue": _parsed(job.returnvalue_json),
+        "failed_reason": job.failed_reason,
+        "stacktrace": list(job.stacktrace),
+        "death": dict(job.death) if job.death else None,
+    }
+
+
+def print_job(job: Job, state: JobState) -> None:
+    """Every field that has something to say, one a line."""
+    value = job_value(job, state)
+    stacktrace = value.pop("stacktrace")
+    for key in ("timestamp", "processed_on", "finished_on"):
+        value[key] = show_time(value[key])
+    for key in ("data", "opts", "progress", "returnvalue", "death"):
+        value[key] = json.dumps(value[key], ensure_ascii=False) if value[key] not in (None, {}) else None
+    if job.delay:
+        value["delay"] = show_duration(job.delay / 1000)
+    told = [[key, printable(str(text))] for key, text in value.items() if text not in (None, "", 0)]
+    for line in align(told):
+        click.echo(line)
+    for trace in stacktrace:
+        click.echo("stacktrace\n" + "\n".join(f"    {line}" for line in trace.rstrip().splitlines()))
+
+
+def show_time(at_ms: int | None) -> str | None:
+    """A moment as local time with its offset; None stays None."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().isoformat(" ", "seconds") if at_ms else None
+
+
+def show_took(job: Job) -> str:
+    """How long the last run took, if it is over."""
+    if not job.processed_on or not job.finished_on:
+        return ""
+    return f"{max(0, job.finished_on - job.processed_on) / 1000:.3g}s"
+
+
+def _parsed(raw: bytes | None) -> Any:
+    """A stored JSON text as a value; another client may have stored anything, so what is no JSON is shown as text."""
+    if raw is None:
+        return None
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode("utf-8", "replace")

@@ -1,0 +1,81 @@
+"""Which Redis a command talks to: flag, environment, file, else the private embedded server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import click
+
+from sandq.embedded import open_embedded
+from sandq.queue import Queue
+from sandq.settings import Settings, read_settings
+from sandq.store.call import Read
+from sandq.store.executors import SyncExecutor
+from sandq.store.urls import EMBEDDED
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A Redis that was found, and what else the settings say."""
+
+    url: str
+    prefix: str
+    settings: Settings
+
+    def queue(self, name: str) -> Queue:
+        """A client for one queue of this Redis."""
+        return Queue(name, redis=self.url, prefix=self.prefix, redis_timeout=self.settings.supervisor.redis_timeout_s)
+
+
+@contextmanager
+def open_store(redis: str | None, prefix: str | None) -> Iterator[Store]:
+    """The Redis of this command line; a private server is started if none was named, and left when done."""
+    settings = read_settings(flags={"redis": redis, "prefix": prefix})
+    with reach(settings) as url:
+        yield Store(url, settings.supervisor.prefix, settings)
+
+
+@contextmanager
+def reach(settings: Settings) -> Iterator[str]:
+    """The URL of the Redis that the settings name, else of the embedded server, with one line about it on stderr."""
+    if settings.supervisor.redis not in ("", EMBEDDED):
+        yield settings.supervisor.redis
+        return
+    with open_embedded() as server:
+        click.echo(f"sandq: no Redis was named, using a private one in {server.home}", err=True)
+        yield server.url
+
+
+@contextmanager
+def open_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[Queue]:
+    """One queue of the Redis of this command line."""
+    with open_store(redis, prefix) as store, store.queue(name) as queue:
+        yield queue
+
+
+def find_queues(store: Store) -> list[str]:
+    """The queues that the file names, else every queue under the prefix."""
+    if store.settings.queues:
+        return list(store.settings.queues)
+    executor = SyncExecutor(store.url, redis_timeout=store.settings.supervisor.redis_timeout_s)
+    try:
+        return sorted(_scan(executor, store.prefix))
+    finally:
+        executor.close()
+
+
+def _scan(executor: SyncExecutor, prefix: str) -> set[str]:
+    """Queue names, from the `meta` key that every queue has; SCAN never blocks the server."""
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + ":*:meta"
+    found: set[str] = set()
+    cursor = b"0"
+    while True:
+        command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+        cursor, keys = executor.run(Read((command,), lambda replies: replies[0]))
+        names = (key.decode("utf-8", "replace")[len(prefix) + 1 : -len(":meta")] for key in keys)
+        found.update(name for name in names if name and ":" not in name)
+        if cursor == b"0":
+            return found

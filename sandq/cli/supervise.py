@@ -1,0 +1,148 @@
+"""`sandq supervise`: settings in, a Supervisor running, its facts shown as a live view or as log lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sandq.cli.logs import log_to, moment
+from sandq.cli.options import config_option, debug_option, store_options
+from sandq.cli.store import reach
+from sandq.config import Keep, QueueSettings
+from sandq.errors import ConfigError, StartRefused, StoreRefused
+from sandq.settings import Settings, read_settings
+from sandq.store.executors import SyncExecutor
+from sandq.store.keys import QueueKeys
+from sandq.store.reads import meta
+from sandq.store.urls import redact
+from sandq.supervisor.loop import Supervisor
+from sandq.units import show_duration
+
+
+@click.command()
+@click.argument("queues", metavar="[QUEUE=PATH[:FUNCTION]]...", nargs=-1)
+@config_option
+@click.option("--concurrency", type=click.IntRange(min=1), help="Jobs at once, per queue (default: usable cores).")
+@click.option("--lock", metavar="DURATION", help="How long a job stays ours without a renewal (default 15s).")
+@click.option("--timeout", metavar="DURATION", help="Stop a job after this long (default none; run ceiling 1h).")
+@click.option("--memory", metavar="SIZE", help="Kill a job whose processes use more than this.")
+@click.option("--max-crashes", type=click.IntRange(min=0), help="Crashes that a job may survive (default 2).")
+@click.option("--max-stalled-count", type=click.IntRange(min=0), help="Stalls that a job may survive (default 1).")
+@click.option("--drain-timeout", metavar="DURATION", help="On SIGTERM, let jobs finish for this long (default 25s).")
+@click.option("--recycle-after", type=click.IntRange(min=1), help="Replace a child after this many jobs.")
+@click.option("--name", help="What this supervisor is called in `sandq status`.")
+@click.option("--burst", is_flag=True, help="Exit when nothing is left to do.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Log lines instead of the live view.")
+@store_options
+@debug_option
+@click.pass_context
+def supervise(
+    ctx: click.Context,
+    /,
+    *,
+    queues: tuple[str, ...],
+    config: Path | None,
+    burst: bool,
+    log_format: str | None,
+    **flags: Any,
+) -> None:
+    """Serve queues until SIGTERM or Ctrl-C, then let running jobs finish; a second Ctrl-C does not wait for them.
+
+    Each QUEUE=PATH[:FUNCTION] names a queue and the file, or dotted module, that runs its jobs; the configuration
+    file may name more.
+    """
+    settings = read_settings(config=config, flags=flags, processors=_pairs(queues))
+    if not settings.queues:
+        raise ConfigError("nothing to serve; name QUEUE=PATH[:FUNCTION], or write [queues.NAME] into sandq.toml")
+    live = log_format is None and sys.stdout.isatty()
+    with reach(settings) as url:
+        for line in _decided(settings, url):
+            _announce(line, log_format)
+        ctx.exit(_serve(settings, url, burst, live, log_format))
+
+
+def _pairs(queues: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for pair in queues:
+        queue, equals, processor = pair.partition("=")
+        if not (queue and equals and processor):
+            raise click.UsageError(
+                f"{pair!r} is not QUEUE=PATH[:FUNCTION]; write it like render=jobs/render.py:process"
+            )
+        pairs[queue] = processor
+    return pairs
+
+
+def _decided(settings: Settings, url: str) -> Iterator[str]:
+    """Say what was decided, so that nobody has to guess which setting won."""
+    supervisor = settings.supervisor
+    foreign = _foreign(settings, url)
+    yield f"redis {redact(url)}, prefix {supervisor.prefix}, lock {show_duration(supervisor.lease.lock_s)}"
+    for name, queue in settings.queues.items():
+        keeps = retention(queue, is_foreign=foreign[name])
+        yield f"queue {name}: {queue.processor}, concurrency {queue.concurrency}, {keeps}"
+
+
+def _foreign(settings: Settings, url: str) -> Mapping[str, bool]:
+    """Which queues another library made; the first thing that is asked of Redis, so it also tells if there is one."""
+    executor = SyncExecutor(url, redis_timeout=settings.supervisor.redis_timeout_s)
+    try:
+        return {
+            name: executor.run(meta(QueueKeys(name, settings.supervisor.prefix))).is_foreign for name in settings.queues
+        }
+    except StoreRefused as error:
+        raise StartRefused(str(error)) from error
+    finally:
+        executor.close()
+
+
+def retention(queue: QueueSettings, *, is_foreign: bool) -> str:
+    """Which finished jobs are kept, in words; a job's own option comes before all of these."""
+    if queue.keep_completed is None and queue.keep_failed is None:
+        if is_foreign:
+            return "keeps all finished jobs (BullMQ made this queue)"
+        return "keeps completed jobs 24h (at most 1000) and failed ones 7d"
+    rest = Keep() if is_foreign else None
+    completed, failed = queue.keep_completed or rest, queue.keep_failed or rest
+    return f"keeps completed jobs: {_keep(completed, '24h, at most 1000')}, failed ones: {_keep(failed, '7d')}"
+
+
+def _keep(keep: Keep | None, default: str) -> str:
+    if keep is None:
+        return default
+    parts = [show_duration(keep.age_s)] if keep.age_s is not None else []
+    parts += [f"at most {keep.count}"] if keep.count is not None else []
+    return ", ".join(parts) or "all"
+
+
+def _announce(text: str, log_format: str | None) -> None:
+    if log_format == "json":
+        text = json.dumps({"at": moment(datetime.now(UTC)), "fact": "Starting", "text": text}, ensure_ascii=False)
+    else:
+        text = f"sandq: {text}"
+    click.echo(text, err=True)
+
+
+def _serve(settings: Settings, url: str, burst: bool, live: bool, log_format: str | None) -> int:
+    own = replace(settings.supervisor, redis=url)
+    if live:
+        from sandq.cli.live import LiveView, shown
+
+        view = LiveView(" ".join(["sandq", *([own.name] if own.name else []), "on", redact(url)]))
+        supervisor = Supervisor(settings.queues, url, settings=own, listeners=[view], burst=burst)
+        with shown(view, supervisor.stats):
+            code = supervisor.run()
+    else:
+        listener = log_to(sys.stderr, log_format or "text")
+        supervisor = Supervisor(settings.queues, url, settings=own, listeners=[listener], burst=burst)
+        code = supervisor.run()
+    if supervisor.failure:
+        _announce(supervisor.failure, log_format)
+    return code

@@ -1,0 +1,1 @@
+"""What `sandq demo` runs: real work on real input, without anything to install or download."""

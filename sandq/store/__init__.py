@@ -1,0 +1,1 @@
+"""The Redis side: keys, scripts, operations without I/O, and the two executors that run them."""

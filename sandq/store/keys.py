@@ -1,0 +1,74 @@
+"""Every Redis key name that Python writes; the same names stand in lua/lib/queue.lua (BullMQ's key table)."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+from sandq.errors import QueueError
+
+# Suffixes that are structural keys of a queue: as a job id they would shadow one (wire-format 2.3).
+RESERVED_IDS = frozenset(
+    [
+        "wait",
+        "active",
+        "prioritized",
+        "delayed",
+        "waiting-children",
+        "completed",
+        "failed",
+        "paused",
+        "id",
+        "pc",
+        "meta",
+        "marker",
+        "events",
+        "limiter",
+        "stalled",
+        "stalled-check",
+        "repeat",
+        "metrics:completed",
+        "metrics:failed",
+        "metrics:completed:data",
+        "metrics:failed:data",
+        "delay",
+        "priority",
+        "sq",
+    ]
+)
+RESERVED_PREFIXES = ("de:", "dn:", "repeat:", "sq:", "0:")
+JOB_KEY_SUFFIXES = (":lock", ":logs", ":dependencies", ":processed", ":failed", ":unsuccessful")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKeys:
+    """The keys of one queue: everything starts with `<prefix>:<queue>:`."""
+
+    queue: str
+    prefix: str = "bull"
+
+    def __post_init__(self) -> None:
+        if not self.queue or ":" in self.queue:
+            raise QueueError(f"queue name {self.queue!r} must not be empty or hold ':'; choose another name")
+
+    @property
+    def base(self) -> str:
+        """The common start of all keys, with its colon."""
+        return f"{self.prefix}:{self.queue}:"
+
+    def key(self, suffix: str) -> str:
+        """A structural key (`wait`, `events`, ...) or, given a job id, its hash."""
+        return self.base + suffix
+
+    def lock(self, job_id: str) -> str:
+        """The string that holds the token of whoever runs the job."""
+        return f"{self.base}{job_id}:lock"
+
+    def slot(self, name: str) -> str:
+        """Where a connection slot keeps its last reply, for a repeated call."""
+        return f"{self.base}sq:op:{name}"
+
+    def client_name(self, worker: str | None = None) -> str:
+        """The CLIENT SETNAME by which BullMQ lists a worker of this queue (wire-format 5.2)."""
+        encoded = base64.b64encode(self.queue.encode()).decode()
+        return f"{self.prefix}:{encoded}" + (f":w:{worker}" if worker else "")

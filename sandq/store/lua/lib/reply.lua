@@ -1,0 +1,27 @@
+-- A repeated call gets its first answer. One stored reply per connection slot, ids and words only.
+--   replay(slot, op) -> reply | nil   what this very op answered before
+--   remember(slot, op, reply)         stores and returns it; the script's LAST write
+--   reserve(slot)                     a write that Redis refuses when it is out of memory: as FIRST write it makes the
+--                                     whole script refuse before anything changed (a later write is never refused)
+-- A reply that changed nothing need not be remembered: asking again is then as good.
+-- No nil and no false inside a reply.
+
+local SLOT_MS = 60000
+
+local function replay(slot, op)
+  local stored = redis.call('GET', slot)
+  if not stored or stored == '' then return nil end
+  local entry = cmsgpack.unpack(stored)
+  if entry[1] ~= op then return nil end
+  return entry[2]
+end
+
+local function remember(slot, op, reply)
+  redis.call('SET', slot, cmsgpack.pack({op, reply}), 'PX', SLOT_MS)
+  return reply
+end
+
+local function reserve(slot)
+  redis.call('SET', slot, '', 'PX', SLOT_MS)
+end
+

@@ -1,0 +1,17 @@
+-- Adds a line to a job's log, which keeps its newest `keep` lines, or all.
+-- keys: base slot
+-- args: op id token line keep
+-- uses: queue reply holder
+-- replies: 'ok' 'lost' 'missing'
+
+local stored = replay(slot, op)
+if stored then return stored end
+local q = queue_keys(base)
+check_job_types(q, id)
+local word = refusal(q, id, token)
+if word then return word end
+
+local logs = job_key(q, id) .. ':logs'
+redis.call('RPUSH', logs, line)
+if keep ~= '' then redis.call('LTRIM', logs, '-' .. keep, -1) end
+return remember(slot, op, 'ok')

@@ -1,0 +1,16 @@
+-- Lists a supervisor as serving the queue, with what it says of itself, until ttl_ms from now.
+-- keys: base
+-- args: supervisor info ttl_ms
+-- uses: queue
+-- replies: 'ok'
+
+local INDEX_MS = 86400000 -- longer than any one supervisor's ttl
+
+local q = queue_keys(base)
+local now = now_ms()
+redis.call('ZCARD', q.supervisors)
+redis.call('SET', q.base .. 'sq:supervisor:' .. supervisor, info, 'PX', ttl_ms)
+redis.call('ZREMRANGEBYSCORE', q.supervisors, 0, now - 1)
+redis.call('ZADD', q.supervisors, now + tonumber(ttl_ms), supervisor)
+redis.call('PEXPIRE', q.supervisors, INDEX_MS)
+return 'ok'

@@ -1,0 +1,12 @@
+-- Lists what the living supervisors of the queue last said about themselves.
+-- keys: base
+-- uses: queue
+-- replies: {json, json, ...}
+
+local q = queue_keys(base)
+local reply = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.supervisors, now_ms(), '+inf')) do
+  local info = redis.call('GET', base .. 'sq:supervisor:' .. id)
+  if info then reply[#reply + 1] = info end
+end
+return reply

@@ -1,0 +1,167 @@
+"""What a producer or an operator does to a queue, before any I/O: one script per operation, words as answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sandq import __version__
+from sandq.errors import QueueError
+from sandq.job import Job, JobState
+from sandq.store.call import Arg, Call, call
+from sandq.store.keys import QueueKeys
+from sandq.store.newjob import NewJob, encode_opts, existing_id
+
+MAX_JOBS = 500  # a script call holds up everybody else in Redis: 500 adds take it a few milliseconds
+MAX_BYTES = 8 << 20
+MAX_MOVED = 1000
+
+AddWord = Literal["added", "duplicated", "deduplicated", "missing-parent", "other-parent"]
+RemoveWord = Literal["removed", "locked", "scheduler", "missing"]
+CancelWord = Literal["was_waiting", "was_running", "already_done", "scheduler", "missing"]
+RetryWord = Literal["ok", "not-finished", "missing"]
+PromoteWord = Literal["ok", "not-delayed", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of one new job. `id` is the job that now stands for it, empty when it was refused."""
+
+    word: AddWord
+    id: str
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """One round of retrying all: `again` is what to hand to the next round, None when there is nothing left."""
+
+    count: int
+    again: int | None
+
+
+def add(keys: QueueKeys, jobs: Sequence[NewJob]) -> Call[tuple[Added, ...]]:
+    """Add the jobs in their order; each is answered for itself, and one refused does not hold up the next."""
+    if len(jobs) > MAX_JOBS:
+        raise QueueError(f"{len(jobs)} jobs in one call, over the limit of {MAX_JOBS}; split them with chunks()")
+
+    def parse(reply: Sequence[Any]) -> tuple[Added, ...]:
+        now, answers = int(reply[0]), reply[1:]
+        return tuple(
+            Added(_word(word), _text(job_id), now if new.timestamp is None else new.timestamp)
+            for new, word, job_id in zip(jobs, answers[::2], answers[1::2], strict=True)
+        )
+
+    repeated = [arg for new in jobs for arg in _args(new)]
+    return call("add", keys.base, parse, {"version": f"sandq:{__version__}"}, repeated)
+
+
+def chunks(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """The jobs in pieces that one call may carry, by number and by size."""
+    start = held = 0
+    for n, new in enumerate(jobs):
+        if n > start and (n - start == MAX_JOBS or held + len(new.data_json) > MAX_BYTES):
+            yield jobs[start:n]
+            start, held = n, 0
+        held += len(new.data_json)
+    if start < len(jobs):
+        yield jobs[start:]
+
+
+def added_job(keys: QueueKeys, new: NewJob, added: Added) -> Job:
+    """The job as just stored, without reading it again; QueueError when it was refused.
+
+    Of a duplicate only the id is certain: what it holds was stored by whoever came first.
+    """
+    if added.word == "missing-parent":
+        raise QueueError(f"job {new.name!r}: its parent {_parent(new)} is not there; add the parent first")
+    if added.word == "other-parent":
+        raise QueueError(f"job {new.name!r}: {new.job_id!r} has another living parent already; use a new id")
+    return Job(
+        queue=keys.queue,
+        id=added.id,
+        name=new.name,
+        data_json=new.data_json,
+        opts=new.opts,
+        timestamp=added.timestamp,
+        delay=new.delay_ms,
+        priority=new.priority,
+        parent_key=new.parent.key if new.parent else None,
+        deduplication_id=new.deduplication["id"] if new.deduplication else None,
+    )
+
+
+def pause(keys: QueueKeys) -> Call[str]:
+    """No job of the queue is claimed any more, by anybody; running jobs go on."""
+    return call("pause", keys.base, _word, {})
+
+
+def resume(keys: QueueKeys) -> Call[Literal["ok", "more"]]:
+    """Jobs are claimed again. "more": jobs that BullMQ 5 set aside are left, call again."""
+    return call("resume", keys.base, _word, {})
+
+
+def promote(keys: QueueKeys, job_id: str) -> Call[PromoteWord]:
+    """A delayed job may run now."""
+    return call("promote", keys.base, _word, {"id": existing_id(job_id)})
+
+
+def retry(keys: QueueKeys, job_id: str) -> Call[RetryWord]:
+    """A finished job runs again: its crash counters start afresh, the attempts it made stay counted."""
+    return call("retry", keys.base, _word, {"id": existing_id(job_id)})
+
+
+def retry_all(
+    keys: QueueKeys,
+    state: Literal[JobState.FAILED, JobState.COMPLETED] = JobState.FAILED,
+    again: int = 0,
+    limit: int = MAX_MOVED,
+) -> Call[Retried]:
+    """The jobs of a finished state run again, oldest first, at most `limit` of them in one call."""
+
+    def parse(reply: Sequence[Any]) -> Retried:
+        return Retried(int(reply[0]), int(reply[1]) or None)
+
+    return call("retry_all", keys.base, parse, {"state": state.value, "cutoff": again, "limit": limit})
+
+
+def remove(keys: QueueKeys, job_id: str, *, children: bool = True) -> Call[RemoveWord]:
+    """The job and, unless told otherwise, its children are gone; nothing is when one of them is running."""
+    named: dict[str, Arg] = {"id": existing_id(job_id), "children": "1" if children else "0"}
+    return call("remove", keys.base, _word, named)
+
+
+def cancel(keys: QueueKeys, job_id: str, reason: str = "") -> Call[CancelWord]:
+    """A job that waits fails at once; one that runs is asked to stop by whoever runs it."""
+    return call("cancel", keys.base, _word, {"id": existing_id(job_id), "reason": reason.encode("utf-8", "replace")})
+
+
+def _args(new: NewJob) -> tuple[Arg, ...]:
+    """One job's share of the arguments, in the order add.lua names."""
+    return (
+        new.job_id or "",
+        new.name,
+        new.data_json,
+        encode_opts(new.opts),
+        "" if new.timestamp is None else new.timestamp,
+        new.delay_ms,
+        new.priority,
+        "1" if new.lifo else "0",
+        new.parent.key if new.parent else "",
+        new.parent.to_field() if new.parent else "",
+        encode_opts(new.deduplication) if new.deduplication else "",
+    )
+
+
+def _parent(new: NewJob) -> str:
+    return repr(new.parent.key) if new.parent else ""
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _word(raw: bytes) -> Any:
+    """One of the words that the script's header lists: a closed set that no type checker can see into Lua."""
+    return raw.decode()

@@ -1,0 +1,161 @@
+"""What can be asked about a queue without changing it. Everything that must agree with itself is one script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from sandq.job import Job, JobState
+from sandq.store.call import Call, Read, call
+from sandq.store.keys import QueueKeys
+from sandq.store.newjob import existing_id
+
+COUNTED = tuple(state for state in JobState if state is not JobState.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What there is to know for somebody who waits: how the job ended, or that it has not."""
+
+    word: Literal["completed", "failed", "pending", "missing"]
+    value_json: bytes = b"null"  # completed: the returnvalue
+    reason: str = ""  # failed: the failedReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """The settings of a queue that every worker obeys."""
+
+    paused: bool = False
+    concurrency: int | None = None
+    limiter_max: int | None = None
+    limiter_duration_ms: int | None = None
+    max_len_events: int | None = None
+    version: str = ""
+
+    @property
+    def is_foreign(self) -> bool:
+        """A BullMQ client made this queue: its history is not ours to trim."""
+        return self.version.startswith("bullmq:")
+
+
+def job(keys: QueueKeys, job_id: str) -> Read[Job | None]:
+    """The job as it stands, None when there is none."""
+
+    def parse(replies: list[Any]) -> Job | None:
+        fields = _fields(replies[0])
+        return Job.from_hash(keys.queue, job_id, fields) if fields else None
+
+    return Read((("HGETALL", keys.key(existing_id(job_id))),), parse)
+
+
+def state(keys: QueueKeys, job_id: str) -> Call[JobState]:
+    """The one state the job is in; UNKNOWN when the queue does not list it."""
+    return call("state", keys.base, lambda reply: JobState(_text(reply)), {"id": existing_id(job_id)})
+
+
+def counts(keys: QueueKeys) -> Call[dict[str, int]]:
+    """How many jobs each state holds, all taken at one moment."""
+    return call("counts", keys.base, lambda reply: {_text(word): int(n) for word, n in _pairs(reply)}, {})
+
+
+def page(
+    keys: QueueKeys, of_state: JobState, start: int = 0, limit: int = 20, *, newest_first: bool = True
+) -> Call[tuple[Job, ...]]:
+    """The jobs at places start to start + limit of a state; an id without a hash leaves its place empty.
+
+    For the waiting and the delayed, `newest_first=False` lists what runs next at the top.
+    """
+
+    def parse(reply: Sequence[Any]) -> tuple[Job, ...]:
+        return tuple(Job.from_hash(keys.queue, _text(job_id), _fields(raw)) for job_id, raw in _pairs(reply))
+
+    named = {"state": of_state.value, "start": start, "limit": limit, "order": "newest" if newest_first else "oldest"}
+    return call("page", keys.base, parse, named)
+
+
+def ending(keys: QueueKeys, job_id: str) -> Call[Ending]:
+    """How the job ended, for a caller that waits for its result."""
+
+    def parse(reply: Sequence[bytes]) -> Ending:
+        match _text(reply[0]):
+            case "completed":
+                return Ending("completed", value_json=reply[1] or b"null")
+            case "failed":
+                return Ending("failed", reason=_text(reply[1]))
+            case "pending":
+                return Ending("pending")
+            case _:
+                return Ending("missing")
+
+    return call("ending", keys.base, parse, {"id": existing_id(job_id)})
+
+
+def logs(keys: QueueKeys, job_id: str, start: int = 0, stop: int = -1) -> Read[list[str]]:
+    """The job's log lines from start to stop, both included, oldest first."""
+    return Read(
+        (("LRANGE", keys.key(f"{existing_id(job_id)}:logs"), start, stop),),
+        lambda replies: [_text(x) for x in replies[0]],
+    )
+
+
+def events(keys: QueueKeys, since: str = "0", count: int = 100) -> Read[list[tuple[str, dict[str, str]]]]:
+    """Up to `count` entries of the event stream after the id `since`, oldest first."""
+
+    def parse(replies: list[Any]) -> list[tuple[str, dict[str, str]]]:
+        return [
+            (_text(entry_id), {_text(k): _text(v) for k, v in _fields(raw).items()}) for entry_id, raw in replies[0]
+        ]
+
+    return Read((("XRANGE", keys.key("events"), f"({since}", "+", "COUNT", count),), parse)
+
+
+def last_event(keys: QueueKeys) -> Read[str]:
+    """The id of the newest event, "0" when there is none: where a reader of what comes next begins."""
+
+    def parse(replies: list[Any]) -> str:
+        return _text(replies[0][0][0]) if replies[0] else "0"
+
+    return Read((("XREVRANGE", keys.key("events"), "+", "-", "COUNT", 1),), parse)
+
+
+def supervisors(keys: QueueKeys) -> Call[list[dict[str, Any]]]:
+    """What each living supervisor of the queue last said about itself."""
+    return call("supervisors", keys.base, lambda reply: [msgspec.json.decode(raw) for raw in reply], {})
+
+
+def meta(keys: QueueKeys) -> Read[Meta]:
+    """The queue's settings, shared by all its workers."""
+
+    def parse(replies: list[Any]) -> Meta:
+        fields = _fields(replies[0])
+
+        def number(name: bytes) -> int | None:
+            value = fields.get(name, b"")
+            return int(value) if value.isdigit() else None
+
+        return Meta(
+            paused=b"paused" in fields,  # by presence, not by value (wire-format 1.5)
+            concurrency=number(b"concurrency"),
+            limiter_max=number(b"max"),
+            limiter_duration_ms=number(b"duration"),
+            max_len_events=number(b"opts.maxLenEvents"),
+            version=_text(fields.get(b"version", b"")),
+        )
+
+    return Read((("HGETALL", keys.key("meta")),), parse)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _fields(flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
+    return dict(_pairs(flat))

@@ -1,0 +1,71 @@
+"""Which of Redis' errors may pass by themselves, and what to do about those that do not."""
+
+from __future__ import annotations
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from sandq.errors import StoreRefused
+
+# ASK is waited out, never followed. Scripts use keys they do not declare, and during a migration those are on two
+# servers. The base that every script declares is no key, so the old server answers ASK until the slot has moved.
+_PASSING = (BusyLoadingError, ClusterDownError, TryAgainError, ReadOnlyError, MovedError, AskError)
+_PASSING_WORDS = ("BUSY", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+
+_CLASSES = (
+    (NoPermissionError, "NOPERM"),
+    (AuthorizationError, "NOPERM"),
+    (AuthenticationError, "NOAUTH"),
+    (OutOfMemoryError, "OOM"),
+    (ClusterCrossSlotError, "CROSSSLOT"),
+)
+_PHRASES = (  # what fails inside a script may come wrapped in a message of its own
+    ("WRONGTYPE", "WRONGTYPE"),
+    ("OOM command not allowed", "OOM"),
+    ("ACL failure", "NOPERM"),
+    ("The user executing the script", "NOPERM"),
+    ("NOPERM", "NOPERM"),
+    ("non local key", "CROSSSLOT"),
+    ("do not hash to the same slot", "CROSSSLOT"),
+)
+_FIXES = {
+    "WRONGTYPE": "something else is kept under a key of this queue; choose another queue name or prefix",
+    "NOPERM": "give the Redis user of this URL the missing permission with ACL SETUSER",
+    "NOAUTH": "put the right user and password into the Redis URL",
+    "OOM": "Redis is at its maxmemory; raise it, or remove finished jobs",
+    "CROSSSLOT": "on a cluster the prefix or the queue name must carry a hash tag, such as {render}",
+    "": "look at the message and at Redis' own log",
+}
+
+
+def verdict(error: BaseException) -> str | None:
+    """The word for an error that repeating cannot change ("" when it has none); None when it may pass."""
+    if isinstance(error.__cause__, RedisError):
+        return verdict(error.__cause__)  # redis-py wraps what a handshake over a unix socket was answered
+    for kind, word in _CLASSES:
+        if isinstance(error, kind):
+            return word
+    if not isinstance(error, ResponseError) or isinstance(error, _PASSING):
+        return None
+    text = str(error)
+    if text.startswith(_PASSING_WORDS) or any(f"-{word} " in text for word in _PASSING_WORDS):
+        return None
+    return next((word for phrase, word in _PHRASES if phrase in text), "")
+
+
+def refused(what: str, shown: str, error: BaseException, word: str) -> StoreRefused:
+    """One line: what was asked, what Redis said, what to do next."""
+    return StoreRefused(f"{what}: Redis at {shown} refused: {error}; {_FIXES[word]}")

@@ -1,0 +1,201 @@
+"""One claim from its start to its settlement: run -> decide -> settle, read from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandq.clock import boottime
+from sandq.config import Lease, QueueSettings
+from sandq.decide import decide
+from sandq.errors import SandqError
+from sandq.job import Claim
+from sandq.outcome import Completed, Deferred, LockLost, Outcome, Place, Raised, Settlement, TooLarge
+from sandq.store import work
+from sandq.store.executors import AsyncExecutor
+from sandq.store.keys import QueueKeys
+from sandq.supervisor.attempt import Attempt
+from sandq.supervisor.facts import Listener, Output, Settled, Started, StoreTrouble
+from sandq.supervisor.heartbeat import Heartbeat
+from sandq.supervisor.output import Capture
+from sandq.supervisor.process import ChildProcess
+from sandq.supervisor.relay import Relay
+from sandq.verdict import Evidence, Stop, judge
+
+SETTLE_PAUSE_S = 1.0
+SETTLE_LIMIT_S = 60.0  # an outcome that Redis refuses for this long is given up: the lock runs out, the job runs again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What all assignments of a queue share."""
+
+    keys: QueueKeys
+    settings: QueueSettings
+    lease: Lease
+    supervisor_id: str
+    store: AsyncExecutor
+    heartbeat: Heartbeat
+    publish: Listener
+    rng: random.Random
+
+
+class Assignment:
+    """A claim and the child that was borrowed for it."""
+
+    def __init__(self, means: Means, claimed: work.Taken, sent_at: float, child: ChildProcess) -> None:
+        self.claim = Claim(job=claimed.job, token=claimed.token, sent_at=sent_at)
+        self.child = child
+        self.started_at = boottime()
+        self.progress: bytes | None = None
+        self.fit = True  # whether the child may run another job
+        self._means = means
+        self._oversize = claimed.oversize
+        self._attempt: Attempt | None = None
+
+    def stop(self, stop: Stop) -> None:
+        """Ask the attempt to end."""
+        if self._attempt is not None:
+            self._attempt.stop(stop)
+
+    def kill(self, stop: Stop) -> None:
+        """End the attempt at once."""
+        if self._attempt is not None:
+            self._attempt.kill(stop)
+
+    async def run(self) -> Outcome:
+        """The outcome of this claim; its lock is held and renewed until `settle` or `give_up`."""
+        job, means = self.claim.job, self._means
+        if boottime() >= self.claim.sent_at + means.lease.kill_after_s:
+            return LockLost("the claim's reply came after its lease had passed")
+        means.heartbeat.hold(
+            means.keys, job.id, self.claim.token, self.child.number, self.claim.sent_at, self._lock_lost()
+        )
+        if job.deferred_failure is not None:
+            return Deferred(job.deferred_failure)
+        if self._oversize is not None:
+            return TooLarge("data", self._oversize, means.settings.max_data)
+        if job.scheduler_id is not None and not await self._keep_schedule():
+            return LockLost("the next iteration of its scheduler could not be added")
+        evidence = await self._run()
+        self.fit = self.child.alive and evidence.final is not None
+        return judge(evidence)
+
+    async def settle(self, outcome: Outcome, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
+        """Decide and write, holding the lock until Redis has answered; claims the next in the same call if asked."""
+        settlement = decide(self.claim.job, outcome, self._means.settings, self._means.rng)
+        if settlement is None:
+            self._settled(outcome, None, "lost")
+            return "lost", None
+        word, claimed = await self._write(settlement, then)
+        if word in ("pending-children", "failed-children", "nothing-to-wait-for"):
+            return await self._settle_family(word, then)
+        self._means.heartbeat.drop(self.claim.token)
+        self._settled(outcome, settlement, word)
+        return word, claimed
+
+    async def restore(self) -> None:
+        """A lost lock, the child dead: put the job back uncharged, unless somebody else has taken care of it."""
+        means, job = self._means, self.claim.job
+        means.heartbeat.drop(self.claim.token)
+        for _ in range(int(2 * means.lease.lock_s / means.lease.fence_after_s)):
+            try:
+                word = await means.store.run(work.restore(means.keys, job.id, job.attempts_started))
+            except SandqError as error:
+                means.publish(StoreTrouble(doing=f"put back {job.id}", why=str(error)))
+                word = "locked"
+            if word != "locked":
+                return
+            await asyncio.sleep(means.lease.fence_after_s)  # the lock we lost sight of has to run out first
+
+    async def _run(self) -> Evidence:
+        job, means = self.claim.job, self._means
+        nonce = secrets.randbits(64)
+        relay = Relay(means.store, means.keys, self.claim, self.child, means.settings, self._hear, self._broken)
+        self._attempt = Attempt(job, nonce, self.child, means.settings, relay.push, means.supervisor_id)
+        capture = Capture(self._emit)
+        self.child.on_output = capture.feed
+        number = job.attempts_made + 1
+        means.publish(Started(queue=means.keys.queue, job_id=job.id, name=job.name, attempt=number, pid=self.child.pid))
+        evidence = await self._attempt.run()
+        capture.end()
+        await relay.flush()
+        return evidence
+
+    async def _keep_schedule(self) -> bool:
+        """A claimed scheduler job owes the queue its next iteration; without it the schedule stops for everybody."""
+        means = self._means
+        try:
+            owed = work.iterate(means.keys, self.claim.job, self.claim.token)
+            if owed is not None:
+                await means.store.run(owed)
+        except SandqError as error:
+            means.publish(StoreTrouble(doing=f"next iteration of {self.claim.job.scheduler_id}", why=str(error)))
+            return False
+        return True
+
+    async def _write(self, settlement: Settlement, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
+        means, deadline = self._means, boottime() + SETTLE_LIMIT_S
+        job_id, token = self.claim.job.id, self.claim.token
+        call = work.settle(means.keys, job_id, token, settlement, means.settings, next_claim=then)
+        while True:
+            try:
+                settled = await means.store.run(call)
+            except SandqError as error:
+                means.publish(StoreTrouble(doing=f"settle {job_id}", why=str(error)))
+                if boottime() > deadline or token not in means.heartbeat.leases():
+                    return "lost", None
+                await asyncio.sleep(SETTLE_PAUSE_S * means.rng.uniform(0.5, 1.0))
+            else:
+                return settled.word, settled.claimed
+
+    async def _settle_family(self, word: str, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
+        """Redis knows more of the children than the handler did: what it reported cannot stand."""
+        if word == "nothing-to-wait-for":  # the last child ended meanwhile: run again at once
+            settlement = Settlement(to=Place.WAIT, front=True, spends_attempt=False)
+            word, claimed = await self._write(settlement, then)
+            self._means.heartbeat.drop(self.claim.token)
+            return word, claimed
+        why = "some of its children failed" if word == "failed-children" else "some of its children have not ended"
+        text = f"the handler returned, but {why}; call job.wait_for_children() before the end"
+        return await self.settle(Raised(text, "", permanent=True), then)
+
+    def _settled(self, outcome: Outcome, settlement: Settlement | None, word: str) -> None:
+        job = self.claim.job
+        reason = settlement.reason if settlement is not None else getattr(outcome, "why", "")
+        self._means.publish(
+            Settled(
+                queue=self._means.keys.queue,
+                job_id=job.id,
+                name=job.name,
+                outcome=type(outcome).__name__,
+                to=str(settlement.to) if settlement is not None and word == "ok" else "",
+                word=word,
+                reason="" if isinstance(outcome, Completed) else (reason or ""),
+                wall_s=boottime() - self.started_at,
+            )
+        )
+
+    def _lock_lost(self) -> Callable[[str], None]:
+        """What the heartbeat thread calls; the loop acts on it. The launcher has the lease and needs neither."""
+        loop = asyncio.get_running_loop()
+
+        def lost(why: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nothing runs any more
+                loop.call_soon_threadsafe(self.stop, Stop("lock-lost", why))
+
+        return lost
+
+    def _hear(self, fact: object) -> None:
+        self.progress = getattr(fact, "progress_json", self.progress)
+        self._means.publish(fact)  # type: ignore[arg-type]  # the relay publishes facts only
+
+    def _broken(self, why: str) -> None:
+        self.stop(Stop("protocol", f"protocol violation: {why}"))
+
+    def _emit(self, stream: str, line: str) -> None:
+        self._means.publish(Output(queue=self._means.keys.queue, job_id=self.claim.job.id, stream=stream, line=line))

@@ -1,0 +1,183 @@
+"""One attempt: a claimed job on a borrowed child, from the job frame to the evidence of how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandq.clock import boottime
+from sandq.config import QueueSettings
+from sandq.job import Job
+from sandq.outcome import Cause, Death
+from sandq.protocol import FINAL, Frame, Kind
+from sandq.supervisor.process import ChildProcess, Exit
+from sandq.units import show_duration
+from sandq.verdict import Evidence, Stop
+
+HOST = socket.gethostname()
+# What faulthandler writes: it tells a stack dump from whatever else is on stderr.
+_STACK = re.compile(r"^(?:Fatal Python error.*|Current thread 0x|Thread 0x)", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Runs once. `relay` gets every frame that is not final; `supervisor` signs the death certificate."""
+
+    job: Job
+    nonce: int
+    child: ChildProcess
+    settings: QueueSettings
+    relay: Callable[[Frame], None]
+    supervisor: str
+    started_at: float = 0.0
+    _stop: Stop | None = None
+    _ladder: asyncio.Task[None] | None = None
+    _ended: asyncio.Future[Frame | Exit] | None = None
+
+    async def run(self) -> Evidence:
+        """Hand the job over and wait for its end: a final frame or the death of the child, whichever is first."""
+        child = self.child
+        self.started_at = boottime()
+        self._ended = asyncio.get_running_loop().create_future()
+        child.on_frame = self._receive
+        child.on_broken = self._broken
+        child.exited.add_done_callback(self._exited)
+        child.jobs += 1
+        child.forget_output()
+        child.send(self._run_frame())
+        clock = self._start_clock()
+        try:
+            end = await self._ended
+        finally:
+            if clock is not None:
+                clock.cancel()
+            if self._ladder is not None:
+                self._ladder.cancel()
+            child.exited.remove_done_callback(self._exited)
+        return self._evidence(end)
+
+    def stop(self, stop: Stop) -> None:
+        """Have the attempt end: by the ladder, or at once where nothing may run on. The first reason stays."""
+        if self._ended is None or self._ended.done():
+            return
+        straight = stop.kind in ("lock-lost", "memory", "protocol")
+        if straight and (self._stop is None or self._stop.kind not in ("lock-lost", "memory", "protocol")):
+            self._stop = stop  # outranks a ladder that is under way
+            self.child.kill(stop.kind)
+        elif self._stop is None:
+            self._stop = stop
+            self._ladder = asyncio.get_running_loop().create_task(self._climb(stop))
+
+    def kill(self, stop: Stop) -> None:
+        """Skip what is left of the ladder."""
+        self._stop = self._stop or stop
+        self.child.kill(stop.kind)
+
+    async def _climb(self, stop: Stop) -> None:
+        """Soft exception, stack dump and SIGTERM, SIGKILL of the tree. Ends with the attempt, wherever it stands."""
+        self.child.send(Frame(Kind.STOP, self.nonce, {"kind": stop.kind, "text": stop.text}))
+        self.child.signal(signal.SIGUSR2)
+        await asyncio.sleep(self.settings.soft_stop_s)
+        self.child.signal(signal.SIGUSR1)
+        self.child.signal(signal.SIGTERM)
+        await asyncio.sleep(self.settings.term_stop_s)
+        self.child.kill(stop.kind)
+
+    def _start_clock(self) -> asyncio.TimerHandle | None:
+        """The job's own timeout, else the queue's; the run ceiling caps either."""
+        limit, what = self._timeout(), "timed out after"
+        ceiling = self.settings.run_ceiling_s
+        if ceiling is not None and (limit is None or limit > ceiling):
+            limit, what = ceiling, "reached the run ceiling of"
+        if limit is None:
+            return None
+        stop = Stop("timeout", f"{what} {show_duration(limit)}", limit)
+        return asyncio.get_running_loop().call_later(limit, self.stop, stop)
+
+    def _timeout(self) -> float | None:
+        asked = self.job.opts.get("sq")
+        own = asked.get("timeout") if isinstance(asked, dict) else None
+        if isinstance(own, (int, float)) and not isinstance(own, bool) and own > 0:
+            return own / 1000
+        return self.settings.timeout_s
+
+    def _run_frame(self) -> Frame:
+        job = self.job
+        head = {
+            "id": job.id,
+            "name": job.name,
+            "attempt": job.attempts_made + 1,
+            "crashes": job.crashes,
+            "fence": job.fence,
+            "parent": job.parent_key,
+            "timestamp": job.timestamp,
+            "max_result": self.settings.max_result,
+        }
+        return Frame(Kind.RUN, self.nonce, head, job.data_json)
+
+    def _receive(self, frame: Frame) -> None:
+        if frame.nonce != self.nonce or self._ended is None or self._ended.done():
+            return  # about an earlier attempt, or after the end of this one
+        if frame.kind in FINAL:
+            self._ended.set_result(frame)
+        elif frame.kind in (Kind.READY, Kind.BROKEN):
+            self._broken(f"it said {frame.kind.name} while a job was running")
+        else:
+            self.relay(frame)
+
+    def _broken(self, why: str) -> None:
+        self.stop(Stop("protocol", f"protocol violation: {why}"))
+
+    def _exited(self, future: asyncio.Future[Exit]) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(future.result())
+
+    def _evidence(self, end: Frame | Exit) -> Evidence:
+        exit_ = end if isinstance(end, Exit) else None
+        return Evidence(
+            final=end if isinstance(end, Frame) else None,
+            death=self._certificate(exit_),
+            exit_code=exit_.exit_code if exit_ else None,
+            signal=exit_.signal if exit_ else None,
+            killed_by=exit_.why if exit_ else "",
+            launcher_died=exit_ is not None and exit_.status is None,
+            stop=self._stop,
+            max_result=self.settings.max_result,
+        )
+
+    def _certificate(self, exit_: Exit | None) -> Death | None:
+        """What is known of the child now; who reads the evidence fills in the cause."""
+        if exit_ is None and self._stop is None:
+            return None
+        stderr, stack = self.child.stderr_tail, ""
+        if (match := _STACK.search(stderr)) is not None:
+            stderr, stack = stderr[: match.start()], stderr[match.start() :]
+        now = boottime()
+        return Death(
+            cause=Cause.EXIT,
+            peak_rss=exit_.peak_rss if exit_ else None,
+            cpu_s=exit_.cpu_s if exit_ else None,
+            wall_s=round(now - self.started_at, 4),
+            stderr=stderr.strip(),
+            stack=stack.strip(),
+            pid=self.child.pid,
+            host=HOST,
+            child_age_s=round(now - self.child.started_at, 4),
+            child_jobs=self.child.jobs,
+            supervisor=self.supervisor,
+            crashes=self.job.crashes,
+            interruptions=self.job.interruptions,
+        )
+
+
+async def ended_within(future: asyncio.Future[Exit], limit_s: float) -> bool:
+    """Whether a child ended in time."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(future), limit_s)
+        return True
+    return False

@@ -1,0 +1,252 @@
+"""The supervisor's handle on its launcher: starts it, asks it for children, hears of their ends, restarts it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sandq.clock import boottime
+from sandq.config import Lease
+from sandq.errors import SandqError
+from sandq.supervisor.process import ChildProcess, Exit
+
+SPAWN_WAIT_S = 30.0  # a launcher that has not started a child by then is as good as dead
+MAX_PACKET = 1 << 20
+YOUNG_S = 1.0
+# What a launcher and a child may see of our environment. Never SANDQ_*: a Redis URL may stand there.
+ALLOWED_ENV = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "PYTHONHASHSEED",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONPYCACHEPREFIX",
+        "PYTHONUTF8",
+        "PYTHONWARNINGS",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ]
+)
+
+
+class SpawnFailed(SandqError):  # noqa: N818
+    """The launcher could not start a child: the host is out of processes, files or memory, or the launcher died."""
+
+
+def child_env(extra: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a child: the allow-list, locale settings, and the variables that the queue declares."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in ALLOWED_ENV or name.startswith("LC_") or (name in extra and not name.startswith("SANDQ_"))
+    }
+
+
+class Fleet:
+    """All children of one supervisor, through one launcher at a time."""
+
+    def __init__(
+        self, lease: Lease, on_lease_socket: Callable[[socket.socket], None], on_death: Callable[[int], None]
+    ) -> None:
+        self._lease = lease
+        self._on_lease_socket = on_lease_socket
+        self._on_death = on_death
+        self._children: dict[int, ChildProcess] = {}
+        self._spawning: dict[int, asyncio.Future[ChildProcess]] = {}
+        self._last_number = 0
+        self._launcher: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._leases: socket.socket | None = None
+        self._pidfd = -1
+        self._started_at = 0.0
+        self._closing = False
+
+    @property
+    def launcher_pid(self) -> int | None:
+        """The pid of the living launcher."""
+        return None if self._launcher is None else self._launcher.pid
+
+    @property
+    def size(self) -> int:
+        """How many children are alive."""
+        return len(self._children)
+
+    def start(self) -> None:
+        """Exec a launcher in a session of its own, and hand its lease socket to the heartbeat."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, lease_theirs:
+            numbers = (
+                theirs.fileno(),
+                lease_theirs.fileno(),
+                os.getpid(),
+                int(self._lease.kill_after_s * 1e9),
+                int(self._lease.fence_after_s * 1e9),
+            )
+            self._launcher = subprocess.Popen(
+                [sys.executable, "-P", "-m", "sandq.supervisor.launcher", *map(str, numbers)],
+                env=child_env(),
+                stdin=subprocess.DEVNULL,
+                pass_fds=numbers[:2],
+                start_new_session=True,
+            )
+        self._started_at = boottime()
+        ours.setblocking(False)
+        self._control, self._leases = ours, lease_ours
+        self._pidfd = os.pidfd_open(self._launcher.pid)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, self._on_message)
+        loop.add_reader(self._pidfd, self._on_launcher_death)
+        self._on_lease_socket(lease_ours)
+
+    async def spawn(self, env: dict[str, str]) -> ChildProcess:
+        """Start one child; SpawnFailed when the launcher could not."""
+        if self._control is None:
+            raise SpawnFailed("no launcher is running")
+        self._last_number += 1
+        number = self._last_number
+        argv = [sys.executable, "-P", "-m", "sandq.child"]
+        future: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
+        self._spawning[number] = future
+        try:
+            self._say({"op": "spawn", "child": number, "argv": argv, "env": env | {"SANDQ_CHILD": str(number)}})
+            return await asyncio.wait_for(future, SPAWN_WAIT_S)
+        except TimeoutError as error:
+            raise SpawnFailed(f"the launcher did not start a child within {SPAWN_WAIT_S:g}s") from error
+        finally:
+            self._spawning.pop(number, None)
+
+    def kill(self, number: int, why: str) -> None:
+        """SIGKILL a child's whole tree. Its process ends soon; only its pidfd says when."""
+        if number in self._children:
+            self._say({"op": "kill", "child": number, "why": why})
+
+    async def close(self, wait_s: float = 10.0) -> None:
+        """End the launcher, and with it every child; returns when it is gone, or kills it after `wait_s`."""
+        self._closing = True
+        launcher = self._launcher
+        if launcher is None:
+            return
+        for child in list(self._children.values()):
+            child.launcher_died()
+        self._disconnect()
+        try:
+            await asyncio.to_thread(launcher.wait, wait_s)
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+            await asyncio.to_thread(launcher.wait, wait_s)
+        self._launcher = None
+        ends = [child.exited for child in self._children.values()]
+        if ends:
+            await asyncio.wait(ends, timeout=wait_s)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self._control is None:
+            return
+        try:
+            self._control.send(json.dumps(message).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # its pidfd tells us, and that is where we act
+        except BlockingIOError as error:  # 200 KB of requests unread: it hangs
+            raise SpawnFailed("the launcher does not read its requests") from error
+
+    def _on_message(self) -> None:
+        while self._control is not None:
+            try:
+                packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 4)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                packet = b""
+            if not packet:
+                asyncio.get_running_loop().remove_reader(self._control)  # its pidfd says the rest
+                return
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            self._dispatch(json.loads(packet), fds)
+
+    def _dispatch(self, message: dict[str, Any], fds: list[int]) -> None:
+        number = message["child"]
+        match message["op"]:
+            case "spawned":
+                child = ChildProcess(number, message["pid"], fds, self.kill, self._forget)
+                self._children[number] = child
+                future = self._spawning.get(number)
+                if future is None or future.done():  # nobody waits for it any more
+                    self.kill(number, "unwanted")
+                else:
+                    future.set_result(child)
+            case "spawn-failed":
+                if (future := self._spawning.get(number)) is not None and not future.done():
+                    future.set_exception(SpawnFailed(f"cannot start a child: {message['error']}"))
+            case "exited":
+                if (found := self._children.get(number)) is not None:
+                    usage = message["rusage"]
+                    found.reaped(Exit(message["status"], usage["cpu_s"], usage["peak_rss"], message["why"]))
+
+    def _forget(self, number: int) -> None:
+        self._children.pop(number, None)
+
+    def _on_launcher_death(self) -> None:
+        launcher = self._launcher
+        if launcher is None:
+            return
+        self._on_message()  # what it said before it ended still counts
+        self._disconnect()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(timeout=0)
+        self._launcher = None
+        # Its children are dying by PDEATHSIG; each one's own pidfd says when. Their exit status nobody can tell.
+        for child in list(self._children.values()):
+            child.launcher_died()
+        for future in self._spawning.values():
+            if not future.done():
+                future.set_exception(SpawnFailed("the launcher died"))
+        if not self._closing:
+            # One that dies young will do so again (no memory, a broken install): do not spin on it.
+            pause_s = 0.0 if boottime() - self._started_at > YOUNG_S else YOUNG_S
+            asyncio.get_running_loop().call_later(pause_s, self._restart, launcher.pid)
+
+    def _restart(self, dead_pid: int) -> None:
+        if not self._closing:
+            self.start()
+            self._on_death(dead_pid)
+
+    def _disconnect(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._control is not None:
+            loop.remove_reader(self._control)
+            self._control.close()
+            self._control = None
+        if self._pidfd >= 0:
+            loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._leases is not None:
+            # shutdown, not close: the heartbeat thread may be writing on it this instant. It closes what it replaces.
+            with contextlib.suppress(OSError):
+                self._leases.shutdown(socket.SHUT_RDWR)
+            self._leases = None

@@ -1,0 +1,219 @@
+"""One queue as this supervisor serves it: it claims while children are free, and watches what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from sandq.clock import boottime
+from sandq.errors import SandqError
+from sandq.outcome import LockLost
+from sandq.store import work
+from sandq.store.connections import Marker
+from sandq.supervisor.assignment import Assignment, Means
+from sandq.supervisor.facts import Recovered, StoreTrouble
+from sandq.supervisor.pool import Pool
+from sandq.supervisor.process import ChildProcess
+from sandq.verdict import Stop
+
+IDLE_WAIT_S = 5.0  # a marker that got lost costs at most this long
+DUE_WAIT_S = 10.0
+PAUSE_S = 1.0  # Redis refused or was away: it is asked again no sooner
+
+
+class Lane:
+    """Serves one queue until it is stopped. What it writes about a job, it writes with that job's token."""
+
+    def __init__(self, means: Means, pool: Pool, marker: Marker, worker: str | None, *, burst: bool) -> None:
+        self.running: dict[str, Assignment] = {}  # by token
+        self.pool = pool
+        self.finished: asyncio.Future[str | None] = (
+            asyncio.get_running_loop().create_future()
+        )  # burst: None, or why not
+        self._means = means
+        self._marker = marker
+        self._worker = worker
+        self._burst = burst
+        self._claims = itertools.count(1)
+        self._slots: set[asyncio.Task[None]] = set()
+        self._free = asyncio.Event()
+        self._accepting = True
+
+    def wake(self) -> None:
+        """A child is ready: look again."""
+        self._free.set()
+
+    async def serve(self) -> None:
+        """Claim while a child is ready; sleep on the marker when there is nothing to claim."""
+        while self._accepting:
+            children = self._borrow()
+            if not children:
+                self._free.clear()
+                await self._free.wait()
+                continue
+            wait_s = await self._claim(children)
+            if wait_s > 0 and self._accepting:
+                await self._sleep(wait_s)
+
+    def stop_claiming(self) -> None:
+        """What runs goes on; nothing new begins."""
+        self._accepting = False
+        self._free.set()
+
+    async def ended(self, limit_s: float) -> bool:
+        """Whether all running jobs were settled within the limit."""
+        if self._slots:
+            await asyncio.wait(self._slots, timeout=max(0.0, limit_s))
+        return not self._slots
+
+    def _borrow(self) -> list[ChildProcess]:
+        room = self._means.settings.concurrency - len(self._slots)
+        children = (self.pool.take() for _ in range(room))
+        return list(itertools.takewhile(lambda child: child is not None, children))  # type: ignore[arg-type]
+
+    async def _claim(self, children: list[ChildProcess]) -> float:
+        """Claim a job for each child and start them; how long to wait before the next claim."""
+        sent_at = boottime()
+        try:
+            claimed = await self._means.store.run(work.claim(self._means.keys, self._next(len(children))))
+        except SandqError as error:
+            self._means.publish(StoreTrouble(doing=f"claim from {self._means.keys.queue}", why=str(error)))
+            claimed = None
+        jobs = claimed.jobs if claimed is not None else ()
+        for child, job in zip(children, jobs, strict=False):
+            self._begin(Assignment(self._means, job, sent_at, child))
+        for child in children[len(jobs) :]:
+            self.pool.put_back(child)
+        if claimed is None:
+            return PAUSE_S * self._means.rng.uniform(0.5, 1.5)
+        if jobs:
+            return 0.0
+        await self._look_for_the_end(claimed)
+        return min(DUE_WAIT_S, claimed.wait_ms / 1000) if claimed.wait_ms is not None else IDLE_WAIT_S
+
+    async def _sleep(self, wait_s: float) -> None:
+        try:
+            await self._marker.wait(wait_s)
+        except SandqError as error:
+            self._means.publish(StoreTrouble(doing=f"wait for jobs of {self._means.keys.queue}", why=str(error)))
+            await asyncio.sleep(PAUSE_S)
+
+    def _next(self, count: int) -> work.NextClaim:
+        """The terms of a claim, with a fresh token for each job it may bring."""
+        settings, number = self._means.settings, next(self._claims)
+        return work.NextClaim(
+            tokens=tuple(f"{self._means.supervisor_id}:{number}:{index}" for index in range(count)),
+            lease=self._means.lease,
+            worker_name=self._worker,
+            max_data=settings.max_data,
+            limiter_max=settings.limiter_max,
+            limiter_ms=int(settings.limiter_duration_s * 1000),
+        )
+
+    def _begin(self, assignment: Assignment) -> None:
+        task = asyncio.get_running_loop().create_task(self._slot(assignment))
+        self._slots.add(task)
+        task.add_done_callback(self._slot_ended)
+
+    def _slot_ended(self, task: asyncio.Task[None]) -> None:
+        self._slots.discard(task)
+        self._free.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A bug of ours must not end the lane: the job's lock runs out, and the stalled check recovers it.
+            why = f"internal error: {type(error).__name__}: {error}"
+            self._means.publish(StoreTrouble(doing=f"work on {self._means.keys.queue}", why=why))
+
+    async def _slot(self, assignment: Assignment | None) -> None:
+        """One job after the other, each settlement bringing the next, until there is none."""
+        while assignment is not None:
+            assignment = await self._work(assignment)
+        if self._burst and len(self._slots) == 1:
+            await self._look_for_the_end(None)
+
+    async def _work(self, assignment: Assignment) -> Assignment | None:
+        """Run, decide, settle; the next assignment if the settlement brought one."""
+        token = assignment.claim.token
+        self.running[token] = assignment
+        child: ChildProcess | None = None
+        try:
+            outcome = await assignment.run()
+            child = self._successor(assignment)
+            sent_at = boottime()
+            then = self._next(1) if child is not None and self._accepting else None
+            word, claimed = await assignment.settle(outcome, then)
+        finally:
+            del self.running[token]
+            self._means.heartbeat.drop(token)
+        if claimed is not None and claimed.jobs and child is not None:
+            return Assignment(self._means, claimed.jobs[0], sent_at, child)
+        if child is not None:
+            self.pool.put_back(child)
+        if isinstance(outcome, LockLost) or word == "lost":
+            await assignment.restore()
+        return None
+
+    def _successor(self, assignment: Assignment) -> ChildProcess | None:
+        """The child for the next job: the same one if it is fit, else a warm spare."""
+        if assignment.fit and self.pool.keeps(assignment.child):
+            return assignment.child
+        if assignment.fit:
+            self.pool.dismiss(assignment.child)
+        else:
+            self.pool.discard(assignment.child)
+        return self.pool.take()
+
+    # -- beside the line -----------------------------------------------------------------------------------------------
+
+    def watchers(self, cancel_every_s: float) -> Sequence[Coroutine[Any, Any, None]]:
+        """What must go on beside claiming, as long as the supervisor lives."""
+        return (self._check_stalled(), self._read_cancels(cancel_every_s))
+
+    async def _check_stalled(self) -> None:
+        """Recover jobs of vanished supervisors; the throttle in Redis says when to look again."""
+        means = self._means
+        every_ms = int(means.lease.stalled_every_s * 1000)
+        while True:
+            try:
+                check = await means.store.run(
+                    work.check_stalled(means.keys, every_ms, means.settings.max_stalled_count)
+                )
+            except SandqError as error:
+                means.publish(StoreTrouble(doing=f"stalled check of {means.keys.queue}", why=str(error)))
+                await asyncio.sleep(PAUSE_S)
+                continue
+            if check.recovered:
+                means.publish(Recovered(queue=means.keys.queue, job_ids=tuple(check.recovered)))
+            await asyncio.sleep(max(check.again_in_ms, 1) / 1000)
+
+    async def _read_cancels(self, every_s: float) -> None:
+        means = self._means
+        while True:
+            await asyncio.sleep(every_s)
+            held = {assignment.claim.job.id: token for token, assignment in self.running.items()}
+            if not held:
+                continue
+            try:
+                requests = await means.store.run(work.take_cancels(means.keys, held))
+            except SandqError as error:
+                means.publish(StoreTrouble(doing=f"read cancel requests of {means.keys.queue}", why=str(error)))
+                continue
+            for job_id, reason in requests.items():
+                if (assignment := self.running.get(held[job_id])) is not None:
+                    assignment.stop(Stop("cancel", reason))
+
+    async def _look_for_the_end(self, claimed: work.Claimed | None) -> None:
+        """Burst: finished when nothing waits, nothing of ours runs, and only schedulers have something for later."""
+        if not self._burst or self.finished.done():
+            return
+        queue = self._means.keys.queue
+        if claimed is not None and claimed.why == "paused":
+            self.finished.set_result(f"queue {queue} is paused; resume it with: sandq resume {queue}")
+        elif not self.running:
+            try:
+                left = await self._means.store.run(work.backlog(self._means.keys))
+            except SandqError:
+                return  # the next empty claim looks again
+            if left == 0 and not self.running and not self.finished.done():
+                self.finished.set_result(None)

@@ -1,0 +1,354 @@
+"""The supervisor: brings launcher, heartbeat and lanes up, in that order, and down again without losing a job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sandq.clock import boottime
+from sandq.config import QueueSettings, SupervisorSettings
+from sandq.embedded import find_redis
+from sandq.errors import ConfigError, ProcessorError, SandqError, StartRefused
+from sandq.store import work
+from sandq.store.connections import Marker, check_server
+from sandq.store.executors import AsyncExecutor, SyncExecutor
+from sandq.store.keys import QueueKeys
+from sandq.store.urls import redact
+from sandq.supervisor.assignment import Means
+from sandq.supervisor.facts import Fact, LauncherDied, Listener, Settled, StoreTrouble
+from sandq.supervisor.fleet import Fleet
+from sandq.supervisor.heartbeat import Heartbeat
+from sandq.supervisor.lane import Lane
+from sandq.supervisor.pool import Pool
+from sandq.supervisor.processor import Processor
+from sandq.verdict import Stop
+
+SLOTS = 4  # concurrent Redis calls of the event loop: claims and settlements rarely need more
+LOAD_WAIT_S = 120.0  # a processor that has not loaded by then (a large model, a hung import) refuses the start
+UNREGISTER_WAIT_S = 2.0
+
+Source = str | Callable[..., Any] | QueueSettings
+
+
+class Supervisor:
+    """Runs the jobs of some queues in child processes, holding and renewing their locks until each is settled.
+
+    `queues` maps queue names to processors: `PATH[:FUNCTION]`, a dotted module, a callable, or full QueueSettings.
+    `redis` is a URL, "embedded", or None for SANDQ_REDIS_URL. With `burst` it ends once nothing is left to do.
+
+    Raises ConfigError or ProcessorError here; `start` raises StartRefused, StoreUnavailable or ProcessorError.
+    """
+
+    def __init__(
+        self,
+        queues: Mapping[str, Source],
+        redis: str | None = None,
+        *,
+        settings: SupervisorSettings | None = None,
+        listeners: Sequence[Listener] = (),
+        burst: bool = False,
+    ) -> None:
+        if not queues:
+            raise ConfigError("a supervisor needs at least one queue; pass queues={'render': 'jobs/render.py'}")
+        self._settings = settings or SupervisorSettings()
+        self._redis = redis or self._settings.redis or None
+        self._plans = {QueueKeys(name, self._settings.prefix): _plan(source) for name, source in queues.items()}
+        self._listeners = list(listeners)
+        self._burst = burst
+        self.id = secrets.token_hex(8)
+        self._started_at = 0.0
+        self._lanes: dict[str, Lane] = {}
+        self._ended: Counter[tuple[str, str]] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stops = 0
+        self._stopping: asyncio.Event | None = None
+        self._failure: str | None = None
+        self._exits = contextlib.AsyncExitStack()
+
+    # -- up and down ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; the exit code: 0 drained, 1 burst failed, 130 forced by SIGINT."""
+        return asyncio.run(self._run())
+
+    async def __aenter__(self) -> Supervisor:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+        await self.wait()
+
+    async def start(self) -> None:
+        """Check Redis, start the launcher, load every processor; only then claim the first job."""
+        _require_linux()
+        self._started_at = boottime()
+        self._stopping = asyncio.Event()
+        async with contextlib.AsyncExitStack() as undo:
+            url, server = find_redis(self._redis)
+            if server is not None:
+                undo.callback(server.close)
+            self._url = url
+            await asyncio.to_thread(check_server, url, allow_eviction=self._settings.allow_eviction)
+            self._store = AsyncExecutor(url, slots=SLOTS, redis_timeout=self._settings.redis_timeout_s)
+            undo.push_async_callback(self._store.close)
+            self._heartbeat = self._make_heartbeat(url, undo)
+            self._fleet = Fleet(self._settings.lease, self._heartbeat.attach, self._launcher_died)
+            undo.push_async_callback(self._fleet.close)
+            self._fleet.start()
+            self._heartbeat.start()
+            for keys, (processor, settings) in self._plans.items():
+                self._add_lane(url, keys, processor, settings, undo)
+            await self._load()
+            self._exits = undo.pop_all()
+        for lane in self._lanes.values():
+            self._spawn(lane.serve())
+            for watcher in lane.watchers(self._settings.cancel_every_s):
+                self._spawn(watcher)
+        self._spawn(self._register())
+
+    async def wait(self) -> int:
+        """Wait for a stop (or the end of a burst), drain, and take everything down; the exit code."""
+        if self._stopping is None:
+            raise ConfigError("this supervisor was not started; use `async with` or call start() first")
+        if self._burst:
+            self._spawn(self._await_burst())
+        await self._stopping.wait()
+        try:
+            await self._drain()
+        finally:
+            await self._close()
+        return 1 if self._failure is not None else 0
+
+    def stop(self) -> None:
+        """Begin to drain; a second call kills what still runs. Its jobs go back unspent either way."""
+        self._stops += 1
+        if self._stopping is not None:
+            self._stopping.set()
+        if self._stops > 1:
+            for lane in self._lanes.values():
+                for assignment in list(lane.running.values()):
+                    assignment.kill(Stop("drain", "the supervisor was told to stop at once"))
+
+    @property
+    def failure(self) -> str | None:
+        """Why a burst could not end well."""
+        return self._failure
+
+    async def _run(self) -> int:
+        loop = asyncio.get_running_loop()
+        interrupts = 0
+
+        def interrupted() -> None:
+            nonlocal interrupts
+            interrupts += 1
+            self.stop()
+
+        await self.start()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+        try:
+            code = await self.wait()
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_signal_handler(signal.SIGINT)
+        return 130 if interrupts > 1 else code
+
+    async def _load(self) -> None:
+        """One child of each queue shows whether its processor loads: a start that cannot work is refused at once."""
+        loads = {lane.pool.loaded: keys for keys, lane in self._lanes.items()}
+        done, late = await asyncio.wait(loads, timeout=LOAD_WAIT_S, return_when=asyncio.ALL_COMPLETED)
+        for future in done:
+            if (why := future.result()) is not None:
+                raise ProcessorError(f"queue {loads[future]}: {why}")
+        for future in late:
+            raise ProcessorError(f"queue {loads[future]}: its processor did not load within {LOAD_WAIT_S:g}s")
+
+    async def _drain(self) -> None:
+        """Claim no more; let jobs end, then climb the ladder with them, all within the drain timeout."""
+        deadline = boottime() + self._settings.drain_timeout_s
+        for lane in self._lanes.values():
+            lane.stop_claiming()
+        await self._all_ended(deadline, patient=True)
+        for lane in self._lanes.values():
+            for assignment in lane.running.values():
+                assignment.stop(Stop("drain", "the supervisor is draining"))
+        await self._all_ended(deadline, patient=False)
+        for lane in self._lanes.values():
+            for assignment in lane.running.values():
+                assignment.kill(Stop("drain", "the supervisor is draining"))
+        await self._all_ended(boottime() + self._settings.redis_timeout_s, patient=False)
+
+    async def _all_ended(self, deadline: float, *, patient: bool) -> None:
+        """Until all jobs are settled or the deadline, minus, for the patient, what the ladder itself needs."""
+
+        async def one(lane: Lane, settings: QueueSettings) -> None:
+            ladder = settings.soft_stop_s + settings.term_stop_s if patient else 0.0
+            await lane.ended(deadline - ladder - boottime())
+
+        await asyncio.gather(
+            *(
+                one(self._lanes[keys.queue], settings)
+                for keys, (_, settings) in self._plans.items()
+                if keys.queue in self._lanes
+            )
+        )
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(SandqError, TimeoutError):
+            async with asyncio.timeout(UNREGISTER_WAIT_S):
+                for keys in self._plans:
+                    await self._store.run(work.unregister(keys, self.id))
+        await self._exits.aclose()
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _make_heartbeat(self, url: str, undo: contextlib.AsyncExitStack) -> Heartbeat:
+        lease, loop = self._settings.lease, asyncio.get_running_loop()
+        # Its own connection and a short limit: whatever Redis does, the thread is back before a lease passes.
+        store = SyncExecutor(url, redis_timeout=lease.renew_try_s)
+
+        def renew(keys: QueueKeys, held: list[tuple[str, str]]) -> frozenset[str]:
+            return store.run(work.renew(keys, held, lease.lock_ms))
+
+        def trouble(why: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closing
+                loop.call_soon_threadsafe(self._publish, StoreTrouble(doing="renew locks", why=why))
+
+        heartbeat = Heartbeat(lease, renew, trouble)
+        undo.callback(store.close)
+        undo.callback(heartbeat.stop)
+        return heartbeat
+
+    def _add_lane(
+        self, url: str, keys: QueueKeys, processor: Processor, settings: QueueSettings, undo: contextlib.AsyncExitStack
+    ) -> None:
+        marker = Marker(url, keys, keys.client_name(self._settings.name))
+        undo.push_async_callback(marker.close)
+        means = Means(
+            keys=keys,
+            settings=settings,
+            lease=self._settings.lease,
+            supervisor_id=self.id,
+            store=self._store,
+            heartbeat=self._heartbeat,
+            publish=self._publish,
+            rng=random.Random(secrets.randbits(64)),  # noqa: S311  # jitter, not secrets
+        )
+        # The pool wakes the lane and the lane borrows from the pool; the lane is there before any child is ready.
+        pool = Pool(keys.queue, processor, settings, self._fleet, self._publish, partial(self._wake, keys.queue))
+        self._lanes[keys.queue] = Lane(means, pool, marker, self._settings.name, burst=self._burst)
+        undo.push_async_callback(pool.close)
+        pool.refill()
+
+    def _wake(self, queue: str) -> None:
+        self._lanes[queue].wake()
+
+    def _launcher_died(self, pid: int) -> None:
+        self._publish(LauncherDied(pid=pid))
+        for lane in self._lanes.values():
+            lane.pool.refill()
+
+    def _spawn(self, work_: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work_)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = f"internal error: {type(error).__name__}: {error}"
+            self._publish(StoreTrouble(doing="serve", why=self._failure))
+            self.stop()
+
+    async def _await_burst(self) -> None:
+        for lane in self._lanes.values():
+            why = await lane.finished
+            self._failure = self._failure or why
+        self.stop()
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def _publish(self, fact: Fact) -> None:
+        if isinstance(fact, Settled):
+            self._ended[fact.queue, fact.to if fact.outcome != "Crashed" else "crashed"] += 1
+        for listener in self._listeners:
+            listener(fact)
+
+    async def _register(self) -> None:
+        """Keep one key per queue that says who serves it and how it fares; it expires with us."""
+        every_s = self._settings.lease.stalled_every_s
+        while True:
+            info = json.dumps(self.stats()).encode()
+            for keys in self._plans:
+                try:
+                    await self._store.run(work.register(keys, self.id, info, int(every_s * 3000)))
+                except SandqError as error:
+                    self._publish(StoreTrouble(doing="register", why=str(error)))
+            await asyncio.sleep(every_s)
+
+    def stats(self) -> dict[str, Any]:
+        """A snapshot for people: heartbeat, children and jobs of every queue."""
+        lag = self._heartbeat.lag()
+        return {
+            "id": self.id,
+            "name": self._settings.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "launcher_pid": self._fleet.launcher_pid,
+            "redis": redact(self._url),
+            "uptime_s": round(boottime() - self._started_at, 1),
+            "draining": self._stops > 0,
+            "heartbeat": {"p50_ms": lag.p50_ms, "p99_ms": lag.p99_ms, "max_ms": lag.max_ms, "lag_samples": lag.samples},
+            "locks_lost": self._heartbeat.locks_lost,
+            "queues": {keys.queue: self._queue_stats(keys.queue, plan[1]) for keys, plan in self._plans.items()},
+        }
+
+    def _queue_stats(self, queue: str, settings: QueueSettings) -> dict[str, Any]:
+        lane, now = self._lanes[queue], boottime()
+        return {
+            "concurrency": settings.concurrency,
+            "active": len(lane.running),
+            "ready": lane.pool.ready,
+            "starting": lane.pool.starting,
+            "completed": self._ended[queue, "completed"],
+            "failed": self._ended[queue, "failed"],
+            "retried": self._ended[queue, "wait"] + self._ended[queue, "delayed"],
+            "crashed": self._ended[queue, "crashed"],
+            "broken": lane.pool.breaker.why,
+            "running": [
+                {
+                    "id": run.claim.job.id,
+                    "name": run.claim.job.name,
+                    "pid": run.child.pid,
+                    "since_s": round(now - run.started_at, 1),
+                    "progress": None if run.progress is None else json.loads(run.progress),
+                }
+                for run in list(lane.running.values())  # a copy: the live view asks from a thread of its own
+            ],
+        }
+
+
+def _plan(source: Source) -> tuple[Processor, QueueSettings]:
+    if isinstance(source, QueueSettings):
+        return Processor.of(source.processor), source
+    return Processor.of(source), replace(QueueSettings(), processor=source if isinstance(source, str) else "")
+
+
+def _require_linux() -> None:
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        raise StartRefused("a supervisor needs Linux 5.3 or later (pidfd); producers and the command line run anywhere")

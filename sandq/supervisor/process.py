@@ -1,0 +1,246 @@
+"""One child process as the supervisor sees it: frames in and out, output, and the truth about its death. No policy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sandq.clock import boottime
+from sandq.errors import ProtocolError
+from sandq.protocol import Decoder, Frame, encode
+
+REAPED_WAIT_S = 1.0  # after death, the launcher's report (status, rusage) is waited for this long
+EOF_WAIT_S = 0.25
+TAIL = 4 << 10  # of stderr, for the death certificate
+_CHUNK = 1 << 18
+_LAST_READS = 128  # of _CHUNK each: more than the largest frame
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended, as the launcher saw it; `status` None when nobody could see it."""
+
+    status: int | None
+    cpu_s: float | None = None
+    peak_rss: int | None = None
+    why: str = ""  # why the launcher killed it, if it did: "lease" or what we asked for
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of a process that was not killed by a signal."""
+        return os.WEXITSTATUS(self.status) if self.status is not None and os.WIFEXITED(self.status) else None
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended it."""
+        if self.status is None or not os.WIFSIGNALED(self.status):
+            return None
+        try:
+            return signal.Signals(os.WTERMSIG(self.status)).name
+        except ValueError:
+            return f"signal {os.WTERMSIG(self.status)}"
+
+    def __str__(self) -> str:
+        if self.status is None:
+            return "unknown (launcher died)"
+        return self.signal or f"exit {self.exit_code}"
+
+
+class ChildProcess:
+    """A child from start to death; frames go to `on_frame`, broken protocol to `on_broken`, output to `on_output`."""
+
+    def __init__(
+        self,
+        number: int,
+        pid: int,
+        fds: list[int],
+        kill: Callable[[int, str], None],
+        forget: Callable[[int], None],
+        max_body: int = 16 << 20,
+    ) -> None:
+        self.number = number
+        self.pid = pid
+        self.started_at = boottime()
+        self.jobs = 0
+        self.on_frame: Callable[[Frame], None] = lambda _frame: None
+        self.on_broken: Callable[[str], None] = lambda _why: None
+        self.on_output: Callable[[str, bytes], None] = lambda _stream, _data: None
+        self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[Exit] = self._loop.create_future()
+        self._kill = kill
+        self._forget = forget
+        self._socket = socket.socket(fileno=fds[0])
+        self._socket.setblocking(False)
+        self._outputs = {"stdout": fds[1], "stderr": fds[2]}
+        self._pidfd = fds[3]
+        self._decoder = Decoder(from_child=True, max_body=max_body)
+        self._unsent = bytearray()
+        self._stderr = bytearray()
+        self._exit: Exit | None = None
+        self._dead = False
+        self._reader_on = False
+        self.resume_reading()
+        self._loop.add_reader(self._pidfd, self._on_death)
+        for stream, fd in self._outputs.items():
+            os.set_blocking(fd, False)
+            self._loop.add_reader(fd, self._read_output, stream)
+
+    def __repr__(self) -> str:
+        return f"<ChildProcess {self.number} pid {self.pid} {'dead' if self._dead else 'alive'}>"
+
+    @property
+    def alive(self) -> bool:
+        """Its pidfd has not fired."""
+        return not self._dead
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last 4 KiB it wrote to stderr."""
+        return self._stderr.decode("utf-8", "replace")
+
+    def forget_output(self) -> None:
+        """A new job begins: what was written before is not its."""
+        self._stderr.clear()
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame; what the socket does not take now follows as it drains. A dead child is not an error here."""
+        if self._dead:
+            return
+        data = encode(frame)
+        if not self._unsent:
+            try:
+                data = data[self._socket.send(data) :]
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:  # it closed its end; its death or our reader tells
+                return
+        if data:
+            if not self._unsent:
+                self._loop.add_writer(self._socket, self._on_writable)
+            self._unsent += data
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the child itself, not to its tree."""
+        if not self._dead:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self, why: str) -> None:
+        """SIGKILL the child and everything it started."""
+        if not self._dead:
+            self._kill(self.number, why)
+
+    def pause_reading(self) -> None:
+        """Let a child that talks too much wait: its next send blocks once the socket is full."""
+        if self._reader_on:
+            self._reader_on = False
+            self._loop.remove_reader(self._socket)
+
+    def resume_reading(self) -> None:
+        """Hear it again."""
+        if not self._reader_on and not self._dead:
+            self._reader_on = True
+            self._loop.add_reader(self._socket, self._read_frames)
+
+    def reaped(self, exit_: Exit) -> None:
+        """The launcher reaped it and says how it ended."""
+        self._exit = exit_
+        if self._dead:
+            self._conclude()
+
+    def launcher_died(self) -> None:
+        """Nobody will reap it for us; its end is certain (PDEATHSIG), its status is not."""
+        if self._exit is None:
+            self._exit = Exit(None)
+        if self._dead:
+            self._conclude()
+
+    def _read_frames(self) -> bool:
+        """One read; whether there may be more."""
+        try:
+            data = self._socket.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.pause_reading()
+            # End of file is part of dying and often seen first. Only a child that lives on has broken the protocol.
+            self._loop.call_later(EOF_WAIT_S, self._living_without_channel)
+            return False
+        try:
+            frames = self._decoder.feed(data)
+        except ProtocolError as error:
+            self.pause_reading()
+            self.on_broken(str(error))
+            return False
+        for frame in frames:
+            self.on_frame(frame)
+        return True
+
+    def _living_without_channel(self) -> None:
+        if not self._dead:
+            self.on_broken("it closed its channel")
+
+    def _on_writable(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            sent = len(self._unsent)
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket)
+
+    def _read_output(self, stream: str) -> bool:
+        try:
+            data = os.read(self._outputs[stream], _CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        if not data:
+            self._loop.remove_reader(self._outputs[stream])
+            return False
+        if stream == "stderr":
+            self._stderr += data[-TAIL:]
+            del self._stderr[:-TAIL]
+        self.on_output(stream, data)
+        return True
+
+    def _on_death(self) -> None:
+        """The pidfd fired. What the child had written is all in our buffers now: read it before anybody judges."""
+        self._loop.remove_reader(self._pidfd)
+        self._dead = True
+        if self._unsent:
+            self._loop.remove_writer(self._socket)
+        if self._reader_on:
+            self._loop.remove_reader(self._socket)
+        # A program it started may still hold the other ends and even write to them, so neither end of file nor an
+        # empty buffer is sure to come: read what a socket and a pipe can hold, and no more.
+        _until_false(self._read_frames)
+        for stream, fd in self._outputs.items():
+            self._loop.remove_reader(fd)
+            _until_false(partial(self._read_output, stream))
+        if self._exit is not None:
+            self._conclude()
+        else:
+            self._loop.call_later(REAPED_WAIT_S, self.launcher_died)
+
+    def _conclude(self) -> None:
+        if self.exited.done():
+            return
+        for fd in (*self._outputs.values(), self._pidfd):
+            os.close(fd)
+        self._socket.close()
+        self._forget(self.number)
+        self.exited.set_result(self._exit or Exit(None))
+
+
+def _until_false(step: Callable[[], bool]) -> None:
+    for _ in range(_LAST_READS):
+        if not step():
+            return

@@ -1,0 +1,120 @@
+"""Carries what a running handler says (progress, log, data, new jobs, questions) to Redis, in order, under its lock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable
+
+from sandq.config import QueueSettings
+from sandq.errors import SandqError
+from sandq.job import Claim
+from sandq.protocol import MAX_LOG_LINE, Frame, Kind
+from sandq.store import family, produce, work
+from sandq.store.executors import AsyncExecutor
+from sandq.store.keys import QueueKeys
+from sandq.store.newjob import Parent, new_job
+from sandq.supervisor.facts import Listener, Output, Progressed, StoreTrouble
+from sandq.supervisor.process import ChildProcess
+from sandq.verdict import is_json
+
+FULL, LOW = 64, 16  # frames held before the child has to wait, and from when it is heard again
+
+
+class Relay:
+    """One per attempt. `broken(why)` is called when the child says what it must not."""
+
+    def __init__(
+        self,
+        store: AsyncExecutor,
+        keys: QueueKeys,
+        claim: Claim,
+        child: ChildProcess,
+        settings: QueueSettings,
+        publish: Listener,
+        broken: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._claim = claim
+        self._child = child
+        self._settings = settings
+        self._publish = publish
+        self._broken = broken
+        self._frames: deque[Frame] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def push(self, frame: Frame) -> None:
+        """Take one frame; a child that talks faster than Redis listens has to wait."""
+        if frame.kind in (Kind.PROGRESS, Kind.DATA, Kind.ADD) and not is_json(frame.body):
+            self._broken(f"the body of a {frame.kind.name} frame is not one JSON text in UTF-8")
+            return
+        if self._frames and frame.kind is Kind.PROGRESS and self._frames[-1].kind is Kind.PROGRESS:
+            self._frames.pop()  # only the newest of two progress reports in a row is news
+        self._frames.append(frame)
+        if len(self._frames) >= FULL:
+            self._child.pause_reading()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._carry())
+
+    async def flush(self) -> None:
+        """Wait until everything taken is in Redis; each operation has the store's own limit."""
+        if self._task is not None:
+            await self._task
+
+    async def _carry(self) -> None:
+        while self._frames:
+            frame = self._frames.popleft()
+            try:
+                await self._pass_on(frame)
+            except SandqError as error:
+                self._publish(StoreTrouble(doing=f"{frame.kind.name.lower()} of {self._claim.job.id}", why=str(error)))
+                if frame.kind in (Kind.ADD, Kind.ASK):
+                    self._answer(frame, error=str(error))
+            if len(self._frames) <= LOW:
+                self._child.resume_reading()
+
+    async def _pass_on(self, frame: Frame) -> None:
+        job, token, keys = self._claim.job, self._claim.token, self._keys
+        match frame.kind:
+            case Kind.PROGRESS:
+                await self._store.run(work.progress(keys, job.id, frame.body, token))
+                self._publish(Progressed(queue=keys.queue, job_id=job.id, progress_json=frame.body))
+            case Kind.DATA:
+                await self._store.run(work.update_data(keys, job.id, frame.body, token))
+            case Kind.LOG:
+                line = frame.body[:MAX_LOG_LINE].decode("utf-8", "replace")
+                keep = job.opts.get("kl")
+                await self._store.run(work.log(keys, job.id, line, keep if isinstance(keep, int) else None, token))
+                self._publish(Output(queue=keys.queue, job_id=job.id, stream="log", line=line))
+            case Kind.ADD:
+                self._answer(frame, json.dumps(await self._add(frame)).encode())
+            case Kind.ASK:
+                self._answer(frame, await self._ask(frame.head["what"]))
+            case _:
+                self._broken(f"a {frame.kind.name} frame has no place in a running job")
+
+    async def _ask(self, what: str) -> bytes:
+        if what == "values":
+            return await self._store.run(family.child_values(self._keys, self._claim.job.id))
+        pending = await self._store.run(family.pending_children(self._keys, self._claim.job.id))
+        return str(pending).encode()
+
+    async def _add(self, frame: Frame) -> str:
+        """Add a job on the handler's behalf, only where the configuration lets it."""
+        queue = frame.head["queue"] or self._keys.queue
+        if queue != self._keys.queue and queue not in self._settings.add_to:
+            raise SandqError(f"this processor may not add to queue {queue!r}; allow it with add_to = [{queue!r}]")
+        keys = QueueKeys(queue, self._keys.prefix)
+        parent = Parent(id=self._claim.job.id, queue=self._keys.base[:-1]) if frame.head["child"] else None
+        try:
+            new = new_job(frame.head["name"], data_json=frame.body, parent=parent, **frame.head["opts"])
+        except TypeError as error:
+            raise SandqError(f"job.add: {error}") from error
+        [added] = await self._store.run(produce.add(keys, [new]))
+        return produce.added_job(keys, new, added).id
+
+    def _answer(self, frame: Frame, body: bytes = b"", error: str = "") -> None:
+        head = {"request": frame.head["request"], "error": error}
+        self._child.send(Frame(Kind.ANSWER, frame.nonce, head, body))

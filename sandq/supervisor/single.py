@@ -1,0 +1,102 @@
+"""One child without Redis: run one job by hand, or see whether a processor loads."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sandq.config import Lease, QueueSettings
+from sandq.errors import ProcessorError
+from sandq.job import Job
+from sandq.outcome import Outcome
+from sandq.protocol import Frame, Kind
+from sandq.supervisor.attempt import Attempt
+from sandq.supervisor.fleet import Fleet
+from sandq.supervisor.heartbeat import Heartbeat
+from sandq.supervisor.output import Capture
+from sandq.supervisor.pool import Pool
+from sandq.supervisor.process import ChildProcess
+from sandq.supervisor.processor import Processor
+from sandq.verdict import Evidence, judge
+
+LOAD_WAIT_S = 120.0
+
+Hear = Callable[[str, str], None]  # (stream, line): stdout, stderr, log, progress
+
+
+def run_single(
+    processor: str | Callable[..., Any],
+    data_json: bytes,
+    settings: QueueSettings | None = None,
+    *,
+    name: str = "run",
+    hear: Hear = lambda _stream, _line: None,
+) -> Outcome:
+    """The outcome of one job in a real, fenced child, with every limit of `settings`; ProcessorError if it cannot load.
+
+    What needs Redis (`job.add`, `job.child_values`) is answered with an error.
+    """
+    return asyncio.run(_run_single(Processor.of(processor), data_json, settings or QueueSettings(), name, hear))
+
+
+def check_processor(processor: str | Callable[..., Any], settings: QueueSettings | None = None) -> list[str]:
+    """The job names a processor serves (`*`: any), as a real child found them; ProcessorError if it cannot load."""
+    return asyncio.run(_check(Processor.of(processor), settings or QueueSettings()))
+
+
+async def _run_single(
+    processor: Processor, data_json: bytes, settings: QueueSettings, name: str, hear: Hear
+) -> Outcome:
+    async with _one_child(processor, settings) as (child, _):
+        capture = Capture(hear)
+        child.on_output = capture.feed
+        job = Job(queue="run", id="1", name=name, data_json=data_json, timestamp=0)
+        nonce = random.getrandbits(64)
+
+        def relay(frame: Frame) -> None:
+            if frame.kind is Kind.LOG:
+                hear("log", frame.body.decode("utf-8", "replace"))
+            elif frame.kind is Kind.PROGRESS:
+                hear("progress", frame.body.decode("utf-8", "replace"))
+            elif frame.kind in (Kind.ADD, Kind.ASK):
+                error = "this job runs by hand, without Redis; use `sandq supervise` to add jobs or ask for children"
+                child.send(Frame(Kind.ANSWER, nonce, {"request": frame.head["request"], "error": error}))
+
+        evidence: Evidence = await Attempt(job, nonce, child, settings, relay, "by hand").run()
+        capture.end()
+        return judge(evidence)
+
+
+async def _check(processor: Processor, settings: QueueSettings) -> list[str]:
+    async with _one_child(processor, settings) as (_, pool):
+        return [*pool.names, *(["*"] if pool.any_name else [])]
+
+
+@asynccontextmanager
+async def _one_child(processor: Processor, settings: QueueSettings) -> AsyncIterator[tuple[ChildProcess, Pool]]:
+    """A launcher with one loaded child. Nothing is locked here, so the heartbeat beats without a store."""
+    ready = asyncio.Event()
+    heartbeat = Heartbeat(Lease(), lambda _keys, _held: frozenset(), lambda _why: None)
+    fleet = Fleet(Lease(), heartbeat.attach, lambda _pid: None)
+    one = QueueSettings(concurrency=1, spares=0, env=settings.env)
+    pool = Pool("run", processor, one, fleet, lambda _fact: None, ready.set)
+    fleet.start()
+    heartbeat.start()
+    try:
+        pool.refill()
+        async with asyncio.timeout(LOAD_WAIT_S):
+            why = await pool.loaded
+        child = pool.take() if why is None else None
+        if child is None:
+            raise ProcessorError(f"{processor}: {why}")
+        yield child, pool
+        pool.put_back(child)
+    except TimeoutError as error:
+        raise ProcessorError(f"{processor} did not load within {LOAD_WAIT_S:g}s") from error
+    finally:
+        await pool.close()
+        await fleet.close()
+        await asyncio.to_thread(heartbeat.stop)
