@@ -25,7 +25,7 @@ LOOK_AGAIN_S = 60.0
 @click.option("--data", default="{}", metavar="JSON|@file|-", help="The job's data (default {}).")
 @click.option("--count", type=click.IntRange(min=1), default=1, help="Add this many jobs alike.")
 @click.option("--delay", metavar="DURATION", help="Not before this long from now.")
-@click.option("--priority", type=click.IntRange(0, 2097152), default=0, help="1 is the most urgent after 0.")
+@click.option("--priority", type=click.IntRange(0, 2097152), default=0, help="0 comes first, then 1, 2 and so on.")
 @click.option("--attempts", type=click.IntRange(min=0), default=0, help="How often the handler may raise.")
 @click.option("--backoff", metavar="KIND:DELAY", help="Pause between attempts, such as exponential:1s or fixed:5s.")
 @click.option("--job-id", metavar="ID", help="An id of your own: a second add of it changes nothing.")

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ class Watch:
     """A listener that knows who runs what, kills one busy child, and times its job's way back."""
 
     jobs: int
-    clock: Any = time.monotonic
+    clock: Callable[[], float] = time.monotonic
     pids: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # of each completed job
     ended: set[str] = field(default_factory=set)
@@ -166,7 +166,7 @@ def _row(job: Job, watch: Watch) -> list[object]:
         found["files"],
         lines["code"] + lines["blank"] + lines["comment"],
         found["functions"],
-        complexity["mean"],
+        f"{complexity['mean']:.2f}",
         complexity["max"],
         show_size(found["packed_bytes"]),
         f"{watch.seconds.get(job.id, 0.0):.2f}",

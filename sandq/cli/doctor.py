@@ -18,9 +18,10 @@ from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import print_json
 from sandq.cli.store import reach
 from sandq.config import usable_cores
-from sandq.errors import ConfigError, StoreRefused, StoreUnavailable
+from sandq.errors import SandqError, StoreRefused
 from sandq.settings import Settings, read_settings
 from sandq.store.call import Read
+from sandq.store.connections import check_server
 from sandq.store.executors import SyncExecutor
 from sandq.store.urls import redact
 from sandq.units import size
@@ -130,10 +131,11 @@ def _number(path: str) -> int | None:
 def _look_at_redis(settings: Settings) -> list[Finding]:
     try:
         with reach(settings) as url:
+            check_server(url, allow_eviction=True)  # judged below, with everything else
             reachable = Finding("ok", "redis", f"answers at {redact(url)}")
             info, config = _ask(url)
             return [reachable, *judge_redis(redis_facts(info, config))]
-    except (StoreUnavailable, ConfigError) as error:
+    except SandqError as error:  # whatever keeps us from asking is what there is to know
         return [Finding("fail", "redis", str(error))]
 
 

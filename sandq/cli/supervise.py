@@ -18,6 +18,7 @@ from sandq.cli.store import reach
 from sandq.config import Keep, QueueSettings
 from sandq.errors import ConfigError, StartRefused, StoreRefused
 from sandq.settings import Settings, read_settings
+from sandq.store.connections import check_server
 from sandq.store.executors import SyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.store.reads import meta
@@ -83,15 +84,17 @@ def _pairs(queues: tuple[str, ...]) -> dict[str, str]:
 def _decided(settings: Settings, url: str) -> Iterator[str]:
     """Say what was decided, so that nobody has to guess which setting won."""
     supervisor = settings.supervisor
+    server = check_server(url, allow_eviction=supervisor.allow_eviction)
     foreign = _foreign(settings, url)
     yield f"redis {redact(url)}, prefix {supervisor.prefix}, lock {show_duration(supervisor.lease.lock_s)}"
+    yield from server.warnings
     for name, queue in settings.queues.items():
         keeps = retention(queue, is_foreign=foreign[name])
         yield f"queue {name}: {queue.processor}, concurrency {queue.concurrency}, {keeps}"
 
 
 def _foreign(settings: Settings, url: str) -> Mapping[str, bool]:
-    """Which queues another library made; the first thing that is asked of Redis, so it also tells if there is one."""
+    """Which queues another library made: their history is not ours to trim."""
     executor = SyncExecutor(url, redis_timeout=settings.supervisor.redis_timeout_s)
     try:
         return {

@@ -81,8 +81,9 @@ class Assignment:
             return TooLarge("data", self._oversize, means.settings.max_data)
         if job.scheduler_id is not None and not await self._keep_schedule():
             return LockLost("the next iteration of its scheduler could not be added")
-        evidence = await self._run()
-        self.fit = self.child.alive and evidence.final is not None
+        self.fit = False  # until it has answered and nothing is on its way to end it
+        evidence, doomed = await self._run()
+        self.fit = self.child.alive and evidence.final is not None and not doomed
         return judge(evidence)
 
     async def settle(self, outcome: Outcome, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
@@ -112,19 +113,19 @@ class Assignment:
                 return
             await asyncio.sleep(means.lease.fence_after_s)  # the lock we lost sight of has to run out first
 
-    async def _run(self) -> Evidence:
+    async def _run(self) -> tuple[Evidence, bool]:
         job, means = self.claim.job, self._means
         nonce = secrets.randbits(64)
         relay = Relay(means.store, means.keys, self.claim, self.child, means.settings, self._hear, self._broken)
-        self._attempt = Attempt(job, nonce, self.child, means.settings, relay.push, means.supervisor_id)
+        self._attempt = attempt = Attempt(job, nonce, self.child, means.settings, relay.push, means.supervisor_id)
         capture = Capture(self._emit)
         self.child.on_output = capture.feed
         number = job.attempts_made + 1
         means.publish(Started(queue=means.keys.queue, job_id=job.id, name=job.name, attempt=number, pid=self.child.pid))
-        evidence = await self._attempt.run()
+        evidence = await attempt.run()
         capture.end()
-        await relay.flush()
-        return evidence
+        await relay.flush(means.lease.lock_s)
+        return evidence, attempt.doomed
 
     async def _keep_schedule(self) -> bool:
         """A claimed scheduler job owes the queue its next iteration; without it the schedule stops for everybody."""

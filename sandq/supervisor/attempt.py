@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import signal
 import socket
@@ -35,6 +34,7 @@ class Attempt:
     relay: Callable[[Frame], None]
     supervisor: str
     started_at: float = 0.0
+    doomed: bool = False  # the child was sent a signal that ends it, even if it still answered
     _stop: Stop | None = None
     _ladder: asyncio.Task[None] | None = None
     _ended: asyncio.Future[Frame | Exit] | None = None
@@ -68,7 +68,7 @@ class Attempt:
         straight = stop.kind in ("lock-lost", "memory", "protocol")
         if straight and (self._stop is None or self._stop.kind not in ("lock-lost", "memory", "protocol")):
             self._stop = stop  # outranks a ladder that is under way
-            self.child.kill(stop.kind)
+            self._kill_child(stop)
         elif self._stop is None:
             self._stop = stop
             self._ladder = asyncio.get_running_loop().create_task(self._climb(stop))
@@ -76,6 +76,10 @@ class Attempt:
     def kill(self, stop: Stop) -> None:
         """Skip what is left of the ladder."""
         self._stop = self._stop or stop
+        self._kill_child(stop)
+
+    def _kill_child(self, stop: Stop) -> None:
+        self.doomed = True
         self.child.kill(stop.kind)
 
     async def _climb(self, stop: Stop) -> None:
@@ -83,10 +87,11 @@ class Attempt:
         self.child.send(Frame(Kind.STOP, self.nonce, {"kind": stop.kind, "text": stop.text}))
         self.child.signal(signal.SIGUSR2)
         await asyncio.sleep(self.settings.soft_stop_s)
+        self.doomed = True
         self.child.signal(signal.SIGUSR1)
         self.child.signal(signal.SIGTERM)
         await asyncio.sleep(self.settings.term_stop_s)
-        self.child.kill(stop.kind)
+        self._kill_child(stop)
 
     def _start_clock(self) -> asyncio.TimerHandle | None:
         """The job's own timeout, else the queue's; the run ceiling caps either."""
@@ -173,11 +178,3 @@ class Attempt:
             crashes=self.job.crashes,
             interruptions=self.job.interruptions,
         )
-
-
-async def ended_within(future: asyncio.Future[Exit], limit_s: float) -> bool:
-    """Whether a child ended in time."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(future), limit_s)
-        return True
-    return False

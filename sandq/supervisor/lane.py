@@ -9,17 +9,20 @@ from typing import Any
 
 from sandq.clock import boottime
 from sandq.errors import SandqError
-from sandq.outcome import LockLost
+from sandq.outcome import InitFailed, LockLost
 from sandq.store import work
 from sandq.store.connections import Marker
+from sandq.supervisor import memory
 from sandq.supervisor.assignment import Assignment, Means
 from sandq.supervisor.facts import Recovered, StoreTrouble
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.process import ChildProcess
+from sandq.units import show_size
 from sandq.verdict import Stop
 
 IDLE_WAIT_S = 5.0  # a marker that got lost costs at most this long
 DUE_WAIT_S = 10.0
+NOT_BEGUN = InitFailed("the supervisor is stopping")
 PAUSE_S = 1.0  # Redis refused or was away: it is asked again no sooner
 
 
@@ -38,6 +41,8 @@ class Lane:
         self._burst = burst
         self._claims = itertools.count(1)
         self._slots: set[asyncio.Task[None]] = set()
+        self._serving: asyncio.Task[None] | None = None
+        self._sleeping: asyncio.Task[bool] | None = None
         self._free = asyncio.Event()
         self._accepting = True
 
@@ -45,7 +50,12 @@ class Lane:
         """A child is ready: look again."""
         self._free.set()
 
-    async def serve(self) -> None:
+    def start(self) -> None:
+        """Begin to claim."""
+        self._serving = asyncio.get_running_loop().create_task(self._serve())
+        self._serving.add_done_callback(self._task_ended)
+
+    async def _serve(self) -> None:
         """Claim while a child is ready; sleep on the marker when there is nothing to claim."""
         while self._accepting:
             children = self._borrow()
@@ -58,15 +68,22 @@ class Lane:
                 await self._sleep(wait_s)
 
     def stop_claiming(self) -> None:
-        """What runs goes on; nothing new begins."""
+        """What runs goes on; nothing new begins. A claim under way is not cut short: it may hold jobs already."""
         self._accepting = False
         self._free.set()
+        if self._sleeping is not None:
+            self._sleeping.cancel()
 
-    async def ended(self, limit_s: float) -> bool:
-        """Whether all running jobs were settled within the limit."""
-        if self._slots:
-            await asyncio.wait(self._slots, timeout=max(0.0, limit_s))
-        return not self._slots
+    def close(self) -> None:
+        """Nothing is left to wait for."""
+        if self._serving is not None:
+            self._serving.cancel()
+
+    async def ended(self, limit_s: float) -> None:
+        """Wait until all running jobs are settled, at most `limit_s`."""
+        tasks = {*self._slots, *([self._serving] if self._serving is not None else [])}
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(0.0, limit_s))
 
     def _borrow(self) -> list[ChildProcess]:
         room = self._means.settings.concurrency - len(self._slots)
@@ -83,7 +100,7 @@ class Lane:
             claimed = None
         jobs = claimed.jobs if claimed is not None else ()
         for child, job in zip(children, jobs, strict=False):
-            self._begin(Assignment(self._means, job, sent_at, child))
+            self._begin(self._slot(Assignment(self._means, job, sent_at, child)))
         for child in children[len(jobs) :]:
             self.pool.put_back(child)
         if claimed is None:
@@ -94,8 +111,12 @@ class Lane:
         return min(DUE_WAIT_S, claimed.wait_ms / 1000) if claimed.wait_ms is not None else IDLE_WAIT_S
 
     async def _sleep(self, wait_s: float) -> None:
+        self._sleeping = asyncio.get_running_loop().create_task(self._marker.wait(wait_s))
         try:
-            await self._marker.wait(wait_s)
+            await self._sleeping
+        except asyncio.CancelledError:
+            if self._accepting:
+                raise
         except SandqError as error:
             self._means.publish(StoreTrouble(doing=f"wait for jobs of {self._means.keys.queue}", why=str(error)))
             await asyncio.sleep(PAUSE_S)
@@ -112,12 +133,12 @@ class Lane:
             limiter_ms=int(settings.limiter_duration_s * 1000),
         )
 
-    def _begin(self, assignment: Assignment) -> None:
-        task = asyncio.get_running_loop().create_task(self._slot(assignment))
+    def _begin(self, slot: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(slot)
         self._slots.add(task)
-        task.add_done_callback(self._slot_ended)
+        task.add_done_callback(self._task_ended)
 
-    def _slot_ended(self, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._slots.discard(task)
         self._free.set()
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -136,13 +157,18 @@ class Lane:
         """Run, decide, settle; the next assignment if the settlement brought one."""
         token = assignment.claim.token
         self.running[token] = assignment
-        child: ChildProcess | None = None
+        child: ChildProcess | None = assignment.child
         try:
-            outcome = await assignment.run()
+            # A claim that came while we stopped goes back as it was.
+            outcome = await assignment.run() if self._accepting else NOT_BEGUN
             child = self._successor(assignment)
             sent_at = boottime()
             then = self._next(1) if child is not None and self._accepting else None
             word, claimed = await assignment.settle(outcome, then)
+        except BaseException:
+            if child is not None:
+                self.pool.discard(child)
+            raise
         finally:
             del self.running[token]
             self._means.heartbeat.drop(token)
@@ -168,7 +194,7 @@ class Lane:
 
     def watchers(self, cancel_every_s: float) -> Sequence[Coroutine[Any, Any, None]]:
         """What must go on beside claiming, as long as the supervisor lives."""
-        return (self._check_stalled(), self._read_cancels(cancel_every_s))
+        return (self._check_stalled(), self._read_cancels(cancel_every_s), self._watch_memory())
 
     async def _check_stalled(self) -> None:
         """Recover jobs of vanished supervisors; the throttle in Redis says when to look again."""
@@ -202,6 +228,23 @@ class Lane:
             for job_id, reason in requests.items():
                 if (assignment := self.running.get(held[job_id])) is not None:
                     assignment.stop(Stop("cancel", reason))
+
+    async def _watch_memory(self) -> None:
+        """Kill what outgrows its limit: a job over it does not stop growing for being asked nicely."""
+        while True:
+            await asyncio.sleep(memory.POLL_S)
+            limits = {
+                run: limit
+                for run in self.running.values()
+                if (limit := memory.limit_of(run.claim.job, self._means.settings.memory)) is not None
+            }
+            if not limits:
+                continue
+            used = await asyncio.to_thread(memory.tree_rss, [run.child.pid for run in limits])
+            for run, limit in limits.items():
+                if used[run.child.pid] > limit and run.claim.token in self.running:
+                    text = f"used {show_size(used[run.child.pid])} of memory, {show_size(limit)} were allowed"
+                    run.stop(Stop("memory", text))
 
     async def _look_for_the_end(self, claimed: work.Claimed | None) -> None:
         """Burst: finished when nothing waits, nothing of ours runs, and only schedulers have something for later."""

@@ -37,6 +37,7 @@ from sandq.verdict import Stop
 SLOTS = 4  # concurrent Redis calls of the event loop: claims and settlements rarely need more
 LOAD_WAIT_S = 120.0  # a processor that has not loaded by then (a large model, a hung import) refuses the start
 UNREGISTER_WAIT_S = 2.0
+SHOWN_PROGRESS = 200  # bytes of its JSON text: what a child sent is shown, never parsed here
 
 Source = str | Callable[..., Any] | QueueSettings
 
@@ -72,6 +73,7 @@ class Supervisor:
         self._ended: Counter[tuple[str, str]] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = 0
+        self._serving = False
         self._stopping: asyncio.Event | None = None
         self._failure: str | None = None
         self._exits = contextlib.AsyncExitStack()
@@ -113,22 +115,30 @@ class Supervisor:
             await self._load()
             self._exits = undo.pop_all()
         for lane in self._lanes.values():
-            self._spawn(lane.serve())
+            lane.start()
             for watcher in lane.watchers(self._settings.cancel_every_s):
                 self._spawn(watcher)
         self._spawn(self._register())
+        self._serving = True
 
     async def wait(self) -> int:
         """Wait for a stop (or the end of a burst), drain, and take everything down; the exit code."""
         if self._stopping is None:
             raise ConfigError("this supervisor was not started; use `async with` or call start() first")
-        if self._burst:
+        if self._burst and self._serving:
             self._spawn(self._await_burst())
         await self._stopping.wait()
+        if not self._serving:
+            return self._code
+        self._serving = False
         try:
             await self._drain()
         finally:
             await self._close()
+        return self._code
+
+    @property
+    def _code(self) -> int:
         return 1 if self._failure is not None else 0
 
     def stop(self) -> None:
@@ -206,6 +216,8 @@ class Supervisor:
         )
 
     async def _close(self) -> None:
+        for lane in self._lanes.values():
+            lane.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -336,7 +348,9 @@ class Supervisor:
                     "name": run.claim.job.name,
                     "pid": run.child.pid,
                     "since_s": round(now - run.started_at, 1),
-                    "progress": None if run.progress is None else json.loads(run.progress),
+                    "progress": None
+                    if run.progress is None
+                    else run.progress[:SHOWN_PROGRESS].decode("utf-8", "ignore"),
                 }
                 for run in list(lane.running.values())  # a copy: the live view asks from a thread of its own
             ],

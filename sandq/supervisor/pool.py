@@ -177,6 +177,8 @@ class Pool:
 
     def _started(self, task: asyncio.Task[None]) -> None:
         self._starting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(f"internal error: {error!r}")
         self.refill()
 
     def _loaded(self, child: ChildProcess, reply: Frame) -> None:

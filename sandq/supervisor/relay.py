@@ -58,10 +58,15 @@ class Relay:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._carry())
 
-    async def flush(self) -> None:
-        """Wait until everything taken is in Redis; each operation has the store's own limit."""
-        if self._task is not None:
-            await self._task
+    async def flush(self, limit_s: float) -> None:
+        """Wait until everything taken is in Redis, at most `limit_s`: past that no lease can be ours to write under."""
+        if self._task is None:
+            return
+        _, late = await asyncio.wait([self._task], timeout=limit_s)
+        if late:
+            self._task.cancel()
+            why = f"Redis did not take {len(self._frames) + 1} messages of the handler within {limit_s:g}s"
+            self._publish(StoreTrouble(doing=f"progress and logs of {self._claim.job.id}", why=why))
 
     async def _carry(self) -> None:
         while self._frames:

@@ -207,3 +207,11 @@ def test_an_id_listed_twice_is_not_started_twice(bench: Bench) -> None:
     bench.client.lpush(bench.keys.key("wait"), job_id)
     assert ids(bench.claim(3)) == [job_id]
     assert (bench.list("active"), bench.list("wait")) == ([job_id], [])
+
+
+def test_a_due_job_wakes_others_when_its_claimer_may_not_take_it(bench: Bench) -> None:
+    bench.add(delay=1, timestamp=1)
+    bench.client.delete(bench.keys.key("marker"))
+    bench.client.set(bench.keys.key("limiter"), MANUAL_LIMIT, px=60_000)
+    assert bench.claim().why == "limited"
+    assert bench.zset("marker") == {"0": 0}

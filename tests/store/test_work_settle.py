@@ -231,18 +231,28 @@ def test_a_stale_settlement_is_told_so_even_without_memory(starved: Bench) -> No
     assert starved.settle(taken, DONE).word == "lost"
 
 
+EVERY_WRITE = ["events", "marker", "meta", "completed", "stalled", "wait", "1:logs", "1:dependencies"]
+
+
 @pytest.mark.parametrize(
-    "suffix",
-    ["events", "marker", "meta", "completed", "stalled", "wait", "1:logs", "1:dependencies", "metrics:completed"],
+    ("suffix", "settlement"),
+    [(suffix, settlement) for suffix in EVERY_WRITE for settlement in (DONE, RETRY)]
+    + [("metrics:completed", DONE), ("metrics:completed:data", DONE), ("de:d", DONE), ("dn:d", DONE)],
+    ids=lambda value: value.to.value if isinstance(value, Settlement) else value,
 )
-def test_a_key_of_a_foreign_type_stops_a_settlement_before_its_first_write(bench: Bench, dump, suffix: str) -> None:
+def test_a_key_of_a_foreign_type_stops_a_settlement_before_its_first_write(
+    bench: Bench, dump, suffix: str, settlement: Settlement
+) -> None:
     bench.add(deduplication={"id": "d"})
     taken = bench.take()
     bench.client.delete(bench.keys.key(suffix))
-    bench.client.set(bench.keys.key(suffix), "foreign")
+    bench.client.geoadd(bench.keys.key(suffix), (1, 1, "x"))
+    if suffix in ("marker", "completed"):  # a geo set is a zset
+        bench.client.delete(bench.keys.key(suffix))
+        bench.client.set(bench.keys.key(suffix), "foreign")
     before = dump()
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
-        bench.settle(taken, DONE)
+        bench.settle(taken, settlement)
     assert dump() == before
 
 
@@ -268,3 +278,24 @@ def test_a_running_job_ends_also_while_its_queue_is_paused(bench: Bench) -> None
     bench.run(produce.pause(bench.keys))
     assert bench.settle(taken, DONE).word == "ok"
     assert list(bench.zset("completed")) == [job_id]
+
+
+def test_a_settled_job_is_no_suspect_in_its_next_run(bench: Bench) -> None:
+    bench.add()
+    taken = bench.take()
+    bench.check_stalled()
+    bench.settle(taken, RETRY)
+    assert bench.client.exists(bench.keys.key("stalled")) == 0
+
+
+def test_the_event_stream_is_trimmed_to_about_what_the_queue_asks_for(bench: Bench) -> None:
+    bench.client.hset(bench.keys.key("meta"), "opts.maxLenEvents", 1)
+    bench.add()
+    taken = bench.take()
+    for _ in range(300):
+        bench.run(work.progress(bench.keys, taken.job.id, b"1", taken.token))
+    assert len(bench.events()) < 250  # Redis trims whole blocks of entries
+    for _ in range(300):
+        bench.client.xadd(bench.keys.key("events"), {"event": "own"})
+    bench.settle(taken, DONE)
+    assert len(bench.events()) < 250

@@ -161,3 +161,11 @@ def test_a_job_put_back_by_the_check_ends_as_usual(bench: Bench) -> None:
     assert bench.settle(stale, DONE).word == "lost"
     assert bench.settle(fresh, DONE).word == "ok"
     assert bench.hash(job_id)["ats"] == "2"
+
+
+def test_a_job_whose_holder_is_slow_to_renew_stays_with_it_while_the_lock_lives(bench: Bench) -> None:
+    job_id = bench.add()
+    bench.take()
+    bench.check_stalled()
+    assert bench.check_stalled() == ()
+    assert bench.list("active") == [job_id]

@@ -1,4 +1,4 @@
--- A job that is there already becomes the child of a further parent, because somebody added its id again (wire-format 3.5).
+-- A job that is there already becomes the child of a further parent: somebody added its id again (wire-format 3.5).
 -- uses: queue event place parent
 --   attach(q, id, parent, parent_json, now) -> word   'duplicated' | 'other-parent'
 

@@ -1,4 +1,4 @@
--- Requests to end a running job, read by its supervisor once a second. One hash per queue: id -> token, newline, reason.
+-- Requests to end a running job, read by its supervisor once a second. One hash per queue: id -> token\nreason.
 -- uses: queue
 --   request_cancel(q, id, token, reason)   asks whoever holds this token; a later holder is not meant
 --   forget_cancel(q, id)                   the attempt ended, the request with it

@@ -2,7 +2,7 @@
 -- uses: queue event place create
 --   check_dedup(q, rule, spec) -> id | nil   for an add whose candidate id is already drawn: the id to answer instead,
 --                                            or nil when the job is to be created (and now owns the window);
---                                            rule as in opts.de: {id, ttl, extend, replace, reschedule, keepLastIfActive}
+--                                            rule: id ttl extend replace reschedule keepLastIfActive, as in opts.de
 --   release_dedup(q, id, deid)               the owner ended: its window closes unless a running ttl says otherwise
 --   requeue_next(q, deid, now)               creates the job that keepLastIfActive stored, if any
 --   drop_dedup(q, id, deid)                  the job is being removed: window and stored next job go with it

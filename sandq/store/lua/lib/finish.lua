@@ -28,14 +28,14 @@ local function read_finish(q, id)
   return facts
 end
 
--- {count, age, limit}; count -1 keeps all, 0 keeps nothing.
 local function whole(value)
+  -- What no command takes as an integer must not reach one half way through a script.
   local number = tonumber(value)
-  -- What no command would take as an integer must not reach one half way through a script.
   if not number or number ~= number or math.abs(number) > 1e12 then return nil end
   return math.floor(number)
 end
 
+-- {count, age, limit}; count -1 keeps all, 0 keeps nothing.
 local function as_keep(option)
   if option == true then return {count = 0} end
   if option == false then return {count = -1} end

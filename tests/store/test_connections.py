@@ -1,0 +1,343 @@
+"""Where URLs lead, what they never show, how a wait ends, and which servers are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+from test_executors import async_run, both, count, echo, sync_run
+
+from sandq.embedded import find_server
+from sandq.errors import ConfigError, QueueError, StartRefused, StoreRefused, StoreUnavailable
+from sandq.store.connections import Marker, check_server, judge_server
+from sandq.store.executors import SyncExecutor
+from sandq.store.keys import QueueKeys
+from sandq.store.urls import parse_url, redact, resolve_url
+
+if TYPE_CHECKING:
+    from conftest import RedisServer
+
+START_LIMIT_S = 15.0
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "seeds", "options"),
+    [
+        ("redis://h:7/3", "", [("h", 7)], {"db": 3}),
+        ("redis://", "", [("localhost", 6379)], {}),
+        ("redis://u:p%40@h", "", [("h", 6379)], {"username": "u", "password": "p@"}),
+        ("redis://[::1]:7/1?socket_timeout=99&retry_on_timeout=yes", "", [("::1", 7)], {"db": 1}),
+        ("rediss://h/0?ssl_cert_reqs=none", "", [("h", 6379)], {"db": 0, "ssl_cert_reqs": "none"}),
+        ("redis+cluster://a,b:7", "cluster", [("a", 6379), ("b", 7)], {}),
+        ("rediss+cluster://u:p@a,b", "cluster", [("a", 6379), ("b", 6379)], {"username": "u", "password": "p"}),
+        ("redis+sentinel://a,b:7/mymaster", "sentinel", [("a", 26379), ("b", 7)], {}),
+        ("redis+sentinel://:p@a/mymaster/2", "sentinel", [("a", 26379)], {"password": "p", "db": 2}),
+    ],
+)
+def test_a_url_leads_where_it_says(url: str, kind: str, seeds: list[Any], options: dict[str, Any]) -> None:
+    target = parse_url(url)
+    assert target.kind == kind
+    assert [(seed["host"], seed["port"]) for seed in target.seeds] == seeds
+    assert target.options == options
+
+
+def test_a_socket_url_may_hold_quoted_characters() -> None:
+    assert parse_url("unix:///run/my%20redis.sock?db=2").seeds == ({"path": "/run/my redis.sock"},)
+
+
+def test_sentinels_are_asked_as_their_own_user() -> None:
+    target = parse_url("redis+sentinel://u:p@a/m/2?sentinel_password=s")
+    assert (target.options, target.seed_options) == (
+        {"username": "u", "password": "p", "db": 2},
+        {"password": "s"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("localhost:6379", "not a Redis URL; use one of redis://"),
+        ("http://u:hunter2@h", "not a Redis URL"),
+        ("redis+ring://h", "not a Redis URL"),
+        ("unix+cluster:///x", "not a Redis URL"),
+        ("unix://", "socket's path is missing"),
+        ("redis+sentinel://a,b", "master's name is missing"),
+        ("redis://:hunter2@h:port/0", "[Pp]ort"),
+        ("redis://h/0?colour=red", "colour"),
+    ],
+)
+def test_a_wrong_url_is_refused_without_its_password(url: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        parse_url(url)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:secret@h/0", "redis://u:***@h/0"),
+        ("redis://:se@cret@h/0", "redis://:***@h/0"),
+        ("redis://u@h", "redis://u@h"),
+        ("redis+sentinel://u:secret@a,b/m?sentinel_password=secret&db=1", None),
+        ("unix:///x.sock?db=1&password=secret", "unix:///x.sock?db=1&password=***"),
+        ("rediss://h?ssl_password=secret", "rediss://h?ssl_password=***"),
+    ],
+)
+def test_passwords_are_never_shown(url: str, shown: str | None) -> None:
+    assert "secret" not in redact(url)
+    assert "cret" not in repr(parse_url(url))
+    assert shown is None or redact(url) == shown
+
+
+def test_the_redis_is_the_one_named_else_the_environments_else_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDQ_REDIS_URL", "redis://from-env")
+    assert resolve_url("redis://named") == "redis://named"
+    assert resolve_url(None) == "redis://from-env"
+    monkeypatch.delenv("SANDQ_REDIS_URL")
+    with pytest.raises(QueueError, match="pass redis='redis://host:6379/0' or set SANDQ_REDIS_URL"):
+        resolve_url(None)
+
+
+def test_a_fit_server_is_told_by_its_version(redis_url: str) -> None:
+    facts = check_server(redis_url)
+    assert facts.version.split(".")[0].isdigit()
+    assert facts.warnings == ()
+
+
+def test_a_server_that_evicts_is_refused_with_the_fix(server: RedisServer) -> None:
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert "harmless until maxmemory is set" in check_server(server.url).warnings[0]
+        client.config_set("maxmemory", "100mb")
+        with pytest.raises(StartRefused, match="CONFIG SET maxmemory-policy noeviction"):
+            check_server(server.url)
+        assert "may vanish" in check_server(server.url, allow_eviction=True).warnings[0]
+
+
+@pytest.mark.parametrize(("version", "fit"), [("6.0.16", False), ("6.2.0", True), ("7.0.15", True), ("10.1.0", True)])
+def test_a_server_older_than_6_2_is_refused(version: str, fit: bool) -> None:
+    info = f"# Server\r\nredis_version:{version}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n"
+    if fit:
+        assert judge_server(info, "redis://h").version == version
+        return
+    with pytest.raises(StartRefused, match=r"version 6\.0\.16; sandq needs 6\.2"):
+        judge_server(info, "redis://h")
+
+
+def test_a_server_that_is_not_there_or_hangs_is_one_line_soon(server: RedisServer) -> None:
+    server.pause()
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=r"does not answer: .*; is it running"):
+        check_server(server.url, timeout_s=0.3)
+    assert time.monotonic() - started < 1
+    server.kill()
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        check_server(server.url)
+
+
+def test_a_marker_wakes_whoever_waits_and_the_waiting_is_listed_by_name(
+    redis_url: str, redis_client: Redis, keys: QueueKeys
+) -> None:
+    async def run() -> None:
+        marker = Marker(redis_url, keys, keys.client_name("w1"))
+        assert not await marker.wait(0.01)
+        waiting = asyncio.create_task(marker.wait(30))
+        await asyncio.to_thread(
+            until, lambda: keys.client_name("w1") in blocked(redis_client), "the marker is waited for"
+        )
+        redis_client.zadd(keys.key("marker"), {"0": 0})
+        async with asyncio.timeout(1):
+            assert await waiting
+        await marker.close()
+
+    asyncio.run(run())
+
+
+def test_closing_ends_a_wait_at_once(redis_url: str, redis_client: Redis, keys: QueueKeys) -> None:
+    async def run() -> None:
+        marker = Marker(redis_url, keys, keys.client_name())
+        waiting = asyncio.create_task(marker.wait(30))
+        await asyncio.to_thread(until, lambda: keys.client_name() in blocked(redis_client), "the marker is waited for")
+        await marker.close()
+        async with asyncio.timeout(1):
+            assert not await waiting
+            assert not await marker.wait(30)
+
+    asyncio.run(run())
+
+
+def test_a_wait_on_a_server_that_hangs_or_is_gone_still_ends(server: RedisServer, keys: QueueKeys) -> None:
+    async def run() -> None:
+        marker = Marker(server.url, keys, keys.client_name())
+        assert not await marker.wait(0.01)
+        server.pause()
+        started = time.monotonic()
+        assert not await marker.wait(0.1)
+        assert time.monotonic() - started < 2
+        server.kill()
+        started = time.monotonic()
+        for _ in range(3):
+            assert not await marker.wait(0.1)
+        assert 0.05 < time.monotonic() - started < 1, "neither spinning nor hanging"
+        server.start()
+        with server.client() as client:
+            client.zadd(keys.key("marker"), {"0": 0})
+        assert await marker.wait(5)
+        await marker.close()
+
+    asyncio.run(run())
+
+
+def test_a_marker_key_of_another_type_is_refused(redis_url: str, redis_client: Redis, keys: QueueKeys) -> None:
+    redis_client.set(keys.key("marker"), "x")
+
+    async def run() -> None:
+        marker = Marker(redis_url, keys, keys.client_name())
+        with pytest.raises(StoreRefused, match="WRONGTYPE"):
+            await marker.wait(1)
+        await marker.close()
+
+    asyncio.run(run())
+
+
+class Nodes:
+    """Servers on loopback ports, as sentinels and clusters need them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._running = folder, list[subprocess.Popen[bytes]]()
+
+    def start(self, *settings: str, config: str = "", mode: tuple[str, ...] = ()) -> int:
+        """Start one; its port, once it answers."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        folder = self._folder / str(port)
+        folder.mkdir()
+        (folder / "conf").write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\nsave ''\n{config}")
+        with (folder / "log").open("wb") as log:
+            command = [str(find_server()), str(folder / "conf"), *settings, *mode]
+            self._running.append(subprocess.Popen(command, stdout=log, stderr=log))
+        until(lambda: client(port).ping(), "a node answers")
+        return port
+
+    def close(self) -> None:
+        for process in self._running:
+            process.kill()
+        for process in self._running:
+            process.wait(5)
+
+
+def client(port: int) -> Any:
+    return Redis(host="127.0.0.1", port=port, protocol=2, decode_responses=True)
+
+
+def blocked(client: Redis) -> set[str]:
+    """The names of those who wait in a blocking command."""
+    return {each["name"] for each in client.client_list() if "b" in each["flags"]}
+
+
+def until(holds: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            if holds():
+                return
+        except RedisError:
+            pass
+        assert time.monotonic() < deadline, f"waited too long until {what}"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@both
+def test_a_sentinel_is_asked_for_the_master_and_a_dead_one_skipped(runner: Any, nodes: Nodes, keys: QueueKeys) -> None:
+    master = nodes.start()
+    sentinel = nodes.start(mode=("--sentinel",), config=f"sentinel monitor mymaster 127.0.0.1 {master} 1\n")
+    url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/mymaster"
+    assert runner(url, 5, count(keys), count(keys), echo("a")) == [1, 2, b"a"]
+    assert client(master).get(keys.key("n")) == "2"
+    with pytest.raises(StoreUnavailable, match="no sentinel knows a master 'other'"):
+        runner(f"redis+sentinel://127.0.0.1:{sentinel}/other", 0.3, echo("a"))
+
+
+@pytest.fixture
+def cluster(nodes: Nodes) -> list[int]:
+    """Two nodes with half of the slots each."""
+    ports = [nodes.start("--cluster-enabled", "yes") for _ in range(2)]
+    client(ports[0]).execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+    client(ports[1]).execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+    client(ports[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", ports[1])
+    for port in ports:
+        until(lambda port=port: client(port).cluster("info")["cluster_state"] == "ok", "the cluster is up")
+    return ports
+
+
+def test_each_queues_calls_go_to_the_node_that_holds_it_also_while_it_moves(cluster: list[int]) -> None:
+    url = f"redis+cluster://127.0.0.1:{cluster[1]}"
+    queues = [QueueKeys(f"q{n}", f"{{q{n}}}") for n in range(4)]
+    assert sync_run(url, 5, *map(count, queues)) == [1, 1, 1, 1]
+    assert async_run(url, 5, *map(count, queues)) == [2, 2, 2, 2]
+    assert {holder(cluster, keys) for keys in queues} == set(cluster)
+    with pytest.raises(StoreRefused, match="must carry a hash tag"):
+        sync_run(url, 5, count(QueueKeys("untagged", "bull")))
+
+    executor = SyncExecutor(url)
+    assert executor.run(count(queues[0])) == 3
+    source = holder(cluster, queues[0])
+    [target] = set(cluster) - {source}
+    answers: list[int] = []
+    calling = threading.Thread(target=lambda: answers.append(executor.run(count(queues[0]))))
+    with moving(source, target, queues[0]):
+        refusals = redirected(source)
+        calling.start()
+        until(lambda: redirected(source) > refusals, "the old node sent the call away")
+        assert answers == []
+    calling.join(5)
+    executor.close()
+    assert answers == [4]
+    assert holder(cluster, queues[0]) == target
+
+
+def holder(ports: list[int], keys: QueueKeys) -> int:
+    """The port of the node that has the queue's slot."""
+    slot = client(ports[0]).cluster("keyslot", keys.base)
+    slots = client(ports[0]).execute_command("CLUSTER", "SLOTS")
+    return int(next(owner[1] for first, last, owner, *_ in slots if first <= slot <= last))
+
+
+def redirected(port: int) -> int:
+    """How often the node answered that a call belongs elsewhere or must come back later."""
+    stats = client(port).info("errorstats")
+    return sum(int(stats.get(f"errorstat_{word}", {"count": 0})["count"]) for word in ("ASK", "TRYAGAIN"))
+
+
+@contextmanager
+def moving(source: int, target: int, keys: QueueKeys) -> Iterator[None]:
+    """A slot on its way from one node to another; its keys arrive at the end."""
+    old, new = client(source), client(target)
+    slot, names = old.cluster("keyslot", keys.base), {port: client(port).cluster("myid") for port in (source, target)}
+    new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+    old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+    yield
+    held = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+    old.execute_command("MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *held)
+    for node in (new, old):
+        node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])

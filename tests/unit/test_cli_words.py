@@ -1,0 +1,77 @@
+"""Sentences that the command line makes of values."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandq.cli.demo import Report, summary
+from sandq.cli.run import describe
+from sandq.cli.supervise import retention
+from sandq.config import Keep, QueueSettings
+from sandq.outcome import (
+    Cause,
+    Completed,
+    Crashed,
+    Death,
+    InitFailed,
+    Outcome,
+    Postponed,
+    Raised,
+    TooLarge,
+    UnknownName,
+)
+
+GOOD = {"added": 5, "completed": 5, "stalled": 0, "restart_s": 0.0125, "total_s": 3.0}
+HEARTBEAT = {"p50_ms": 0.1, "p99_ms": 2.0, "max_ms": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("keep", "is_foreign", "expected"),
+    [
+        ({}, False, "keeps completed jobs 24h (at most 1000) and failed ones 7d"),
+        ({}, True, "keeps all finished jobs (BullMQ made this queue)"),
+        ({"keep_completed": Keep(count=5)}, False, "keeps completed jobs: at most 5, failed ones: 7d"),
+        ({"keep_completed": Keep(count=5)}, True, "keeps completed jobs: at most 5, failed ones: all"),
+        ({"keep_failed": Keep(age_s=3600.0)}, False, "keeps completed jobs: 24h, at most 1000, failed ones: 1h"),
+        ({"keep_failed": Keep()}, True, "keeps completed jobs: all, failed ones: all"),
+    ],
+)
+def test_the_rule_for_finished_jobs_is_said_as_it_will_be_applied(
+    keep: dict[str, Keep], is_foreign: bool, expected: str
+) -> None:
+    assert retention(QueueSettings(**keep), is_foreign=is_foreign) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (Raised("ValueError: no", "Traceback ..."), "The handler raised ValueError: no."),
+        (Crashed(Death(cause=Cause.EXIT, exit_code=3)), "exit code 3"),
+        (InitFailed("no module x"), "no module x"),
+        (UnknownName(("page", "mail")), "it has page, mail"),
+        (TooLarge("result", 20, 10), "Its result has 20 bytes; at most 10 are allowed."),
+        (Postponed("delay", 5.0), "no queue to wait in"),
+    ],
+)
+def test_every_outcome_of_a_job_run_by_hand_has_its_sentence(outcome: Outcome, told: str) -> None:
+    assert not isinstance(outcome, Completed)
+    assert told in describe(outcome)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_good"),
+    [({}, True), ({"completed": 4}, False), ({"stalled": 1}, False), ({"restart_s": None}, False)],
+)
+def test_a_demo_is_good_only_if_nothing_was_lost_stalled_or_left_dead(
+    change: dict[str, float | None], is_good: bool
+) -> None:
+    report = Report(**(GOOD | change), heartbeat=HEARTBEAT)  # type: ignore[arg-type]
+    assert report.is_good is is_good
+    assert (summary(report)[-1] == "nothing was lost") is is_good
+
+
+def test_a_demo_tells_what_it_measured() -> None:
+    told = "\n".join(summary(Report(**GOOD, heartbeat=HEARTBEAT)))  # type: ignore[arg-type]
+    assert "5 of 5 jobs completed in 3.0s" in told
+    assert "p50 0.10ms, p99 2.00ms, max 3.00ms" in told
+    assert "running again: 12.5ms" in told
