@@ -44,7 +44,7 @@ def explain_death(death: Mapping[str, Any]) -> list[str]:
     child = _child(death)
     if child:
         lines.append(child)
-    for title, key in (("Python stack when it was stopped:", "stack"), ("Last lines on stderr:", "stderr")):
+    for title, key in (("Python stack at its end:", "stack"), ("Last lines on stderr:", "stderr")):
         if death.get(key):
             lines += [title, *_indented(death[key])]
     return lines
@@ -88,9 +88,9 @@ def _exit(code: int | None) -> str:
 def _measured(death: Mapping[str, Any]) -> str:
     parts = []
     if death.get("wall_s") is not None:
-        parts.append(f"ran {death['wall_s']:.1f}s")
+        parts.append(f"ran {death['wall_s']:.3g}s")
     if death.get("cpu_s") is not None:
-        parts.append(f"used {death['cpu_s']:.1f}s of CPU")
+        parts.append(f"used {death['cpu_s']:.3g}s of CPU")
     if death.get("peak_rss"):
         parts.append(f"peak memory {show_size(death['peak_rss'])}")
     return ", ".join(parts)
@@ -119,8 +119,7 @@ def _state_words(state: JobState) -> str:
 
 
 def _history(job: Job) -> str:
-    """The counters; a finished job's own were cleared, and its certificate kept them."""
-    crashes = job.crashes or int((job.death or {}).get("crashes", 0))
+    crashes = crashes_of(job)
     interruptions = job.interruptions or int((job.death or {}).get("interruptions", 0))
     parts = [
         _count(job.attempts_started, "start"),
@@ -132,6 +131,11 @@ def _history(job: Job) -> str:
         parts.append(f"{_count(job.unknown_names, 'claim')} by workers without a handler for its name")
     told = ", ".join(part for part in parts if part)
     return f" after {told}" if told else ""
+
+
+def crashes_of(job: Job) -> int:
+    """How often the job crashed; a finished job's own counter was cleared, its certificate kept it."""
+    return job.crashes or int((job.death or {}).get("crashes", 0))
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

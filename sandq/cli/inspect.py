@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from sandq.cli.explain import explain
+from sandq.cli.explain import crashes_of, explain
 from sandq.cli.options import debug_option, json_option, store_options
-from sandq.cli.show import job_value, print_job, print_json, print_table, show_time, show_took
+from sandq.cli.show import job_value, print_job, print_json, print_table, printable, show_time, show_took
 from sandq.cli.store import Store, find_queues, open_queue, open_store
 from sandq.job import Job, JobState
 from sandq.store.urls import redact
@@ -105,7 +105,7 @@ def _row(job: Job) -> list[object]:
     if not note and job.progress_json:
         note = f"progress {job.progress_json.decode('utf-8', 'replace')[:60]}"
     attempts = f"{job.attempts_made}/{job.attempts}"
-    return [job.id, job.name, show_time(job.timestamp), attempts, job.crashes, show_took(job), note]
+    return [job.id, job.name, show_time(job.timestamp), attempts, crashes_of(job), show_took(job), note]
 
 
 @click.command()
@@ -125,7 +125,7 @@ def job(*, queue: str, id_: str, logs: bool, redis: str | None, prefix: str | No
         return
     print_job(found, state)
     for line in lines or ():
-        click.echo(f"log  {line}")
+        click.echo(f"log  {printable(line)}")
 
 
 @click.command()
@@ -142,7 +142,7 @@ def why(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json:
     if as_json:
         print_json({"id": found.id, "state": str(state), "why": lines, "death": dict(found.death or {}) or None})
     else:
-        click.echo("\n".join(lines))
+        click.echo("\n".join(printable(line) for line in lines))
 
 
 @click.command()
@@ -159,7 +159,7 @@ def events(*, queue: str, since: str, redis: str | None, prefix: str | None, as_
                 if as_json:
                     print_json({"event_id": event_id, **fields})
                 else:
-                    click.echo(_event_line(event_id, fields))
+                    click.echo(printable(_event_line(event_id, fields)))
         except KeyboardInterrupt:
             return  # the way to end it, not a failure
 

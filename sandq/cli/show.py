@@ -109,7 +109,7 @@ def print_job(job: Job, state: JobState) -> None:
     for line in align(told):
         click.echo(line)
     for trace in stacktrace:
-        click.echo("stacktrace\n" + "\n".join(f"    {line}" for line in trace.rstrip().splitlines()))
+        click.echo("\n    ".join(["stacktrace", *(printable(line) for line in trace.rstrip().splitlines())]))
 
 
 def show_time(at_ms: int | None) -> str | None:

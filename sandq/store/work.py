@@ -77,9 +77,9 @@ def claim(keys: QueueKeys, wanted: NextClaim) -> Call[Claimed]:
     return call("claim", keys.base, lambda reply: _claimed(keys, reply), _claim_args(wanted), tuple(wanted.tokens))
 
 
-def backlog(keys: QueueKeys) -> Call[int]:
-    """How many jobs are left to do: waiting, prioritized, and delayed but for the iterations of schedulers."""
-    return call("backlog", keys.base, int, {})
+def has_backlog(keys: QueueKeys) -> Call[bool]:
+    """Whether jobs are left to do: waiting, prioritized, or delayed and not a scheduler's next iteration."""
+    return call("backlog", keys.base, bool, {})
 
 
 def renew(keys: QueueKeys, held: Sequence[tuple[str, str]], lock_ms: int) -> Call[frozenset[str]]:

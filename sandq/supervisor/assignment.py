@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings
 from sandq.decide import decide
-from sandq.errors import SandqError
+from sandq.errors import QueueError, SandqError
 from sandq.job import Claim
 from sandq.outcome import Completed, Deferred, LockLost, Outcome, Place, Raised, Settlement, TooLarge
 from sandq.store import work
@@ -136,7 +136,8 @@ class Assignment:
                 await means.store.run(owed)
         except SandqError as error:
             means.publish(StoreTrouble(doing=f"next iteration of {self.claim.job.scheduler_id}", why=str(error)))
-            return False
+            # A pattern that nobody can read ends its schedule; this iteration is still owed.
+            return isinstance(error, QueueError)
         return True
 
     async def _write(self, settlement: Settlement, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:

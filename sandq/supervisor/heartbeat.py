@@ -33,6 +33,7 @@ class _Held:
     child: int
     deadline: float  # boottime at which the child must be dead
     on_lost: Callable[[str], None]
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +121,20 @@ class Heartbeat:
     def _expire(self, now: float) -> None:
         """A lease that passed is a lock we must assume lost. The launcher has killed the child by itself."""
         with self._guard:
-            passed = [token for token, held in self._held.items() if held.deadline <= now]
+            passed = [token for token, held in self._held.items() if held.deadline <= now and not held.lost]
         self._lose(passed, "its lease passed before Redis confirmed a renewal")
 
     def _lose(self, tokens: list[str], why: str) -> None:
         for token in tokens:
             with self._guard:
-                held = self._held.pop(token, None)
-            if held is not None:
-                self.locks_lost += 1
-                held.on_lost(why)
+                held = self._held.get(token)
+                if held is None or held.lost:
+                    continue
+                # It stays until it is dropped, with a lease that is over: the launcher kills the child on that, however
+                # long the event loop takes to hear of it.
+                held.lost, held.deadline = True, min(held.deadline, boottime())
+            self.locks_lost += 1
+            held.on_lost(why)
 
     def _write_leases(self, now: float) -> None:
         """All leases in one packet, when one changed or a pulse is due: the launcher fences by the older of both."""
@@ -148,7 +153,8 @@ class Heartbeat:
         with self._guard:
             by_queue: dict[QueueKeys, list[tuple[str, str]]] = {}
             for token, held in self._held.items():
-                by_queue.setdefault(held.keys, []).append((held.job_id, token))
+                if not held.lost:
+                    by_queue.setdefault(held.keys, []).append((held.job_id, token))
         self._renew_at = boottime() + self._lease.renew_every_s
         for keys, pairs in by_queue.items():
             sent_at = boottime()
@@ -173,6 +179,6 @@ class Heartbeat:
         )
 
     def leases(self) -> Mapping[str, float]:
-        """Deadlines by token, for tests and for people."""
+        """Deadlines of the locks that are ours, by token."""
         with self._guard:
-            return {token: held.deadline for token, held in self._held.items()}
+            return {token: held.deadline for token, held in self._held.items() if not held.lost}

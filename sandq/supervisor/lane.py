@@ -255,8 +255,8 @@ class Lane:
             self.finished.set_result(f"queue {queue} is paused; resume it with: sandq resume {queue}")
         elif not self.running:
             try:
-                left = await self._means.store.run(work.backlog(self._means.keys))
+                left = await self._means.store.run(work.has_backlog(self._means.keys))
             except SandqError:
                 return  # the next empty claim looks again
-            if left == 0 and not self.running and not self.finished.done():
+            if not left and not self.running and not self.finished.done():
                 self.finished.set_result(None)

@@ -105,8 +105,12 @@ class Launcher:
         if message is None:
             return False
         self._pulse = message["pulse"]
-        self._leases = {n: at for n, at in ((int(n), at) for n, at in message["leases"].items()) if n in self._children}
-        self._arm()
+        told = {int(number): at for number, at in message["leases"].items()}
+        # A child that is being killed needs no lease. The timer is armed once those that are over have been acted on:
+        # armed with one of them, it would kill us and every other child.
+        self._leases = {
+            number: told[number] for number, child in self._children.items() if number in told and not child.why
+        }
         return True
 
     def _kill_overdue(self) -> None:

@@ -210,6 +210,12 @@ def test_a_marker_key_of_another_type_is_refused(redis_url: str, redis_client: R
     asyncio.run(run())
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Nodes:
     """Servers on loopback ports, as sentinels and clusters need them."""
 
@@ -218,9 +224,7 @@ class Nodes:
 
     def start(self, *settings: str, config: str = "", mode: tuple[str, ...] = ()) -> int:
         """Start one; its port, once it answers."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         folder = self._folder / str(port)
         folder.mkdir()
         (folder / "conf").write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\nsave ''\n{config}")
@@ -281,10 +285,11 @@ def test_a_sentinel_is_asked_for_the_master_and_a_dead_one_skipped(runner: Any, 
 @pytest.fixture
 def cluster(nodes: Nodes) -> list[int]:
     """Two nodes with half of the slots each."""
-    ports = [nodes.start("--cluster-enabled", "yes") for _ in range(2)]
+    ports = [nodes.start("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(2)]
     client(ports[0]).execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
     client(ports[1]).execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-    client(ports[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", ports[1])
+    bus = client(ports[1]).config_get("cluster-port")["cluster-port"]
+    client(ports[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", ports[1], bus)
     for port in ports:
         until(lambda port=port: client(port).cluster("info")["cluster_state"] == "ok", "the cluster is up")
     return ports

@@ -69,11 +69,11 @@ def test_a_retry_waits_at_the_end_and_spends_an_attempt(bench: Bench) -> None:
     assert bench.events()[-1] == f"waiting jobId={job_id} prev=active"
 
 
-def test_a_retry_of_a_lifo_job_is_next_in_line(bench: Bench) -> None:
+def test_where_a_job_is_put_back_is_the_settlements_to_say_and_not_its_options(bench: Bench) -> None:
     bench.add()
     job_id = bench.add(lifo=True)
     bench.run_one(RETRY)
-    assert bench.list("wait")[-1] == job_id
+    assert bench.list("wait")[0] == job_id
 
 
 def test_a_retry_of_a_prioritized_job_queues_behind_its_equals(bench: Bench) -> None:

@@ -38,13 +38,9 @@ end
 
 local function to_wait()
   local priority = priority_of(q, id)
-  local next_in_line = front == '1'
-  if not next_in_line then
-    promote_due(q, now) -- they were due before this retry was
-    next_in_line = priority == 0 and decode(redis.call('HGET', job, 'opts')).lifo == true
-  end
+  if front ~= '1' then promote_due(q, now) end -- they were due before this retry was
   spend()
-  put_waiting(q, id, priority, next_in_line)
+  put_waiting(q, id, priority, front == '1')
   emit_capped(q, 'event', 'waiting', 'jobId', id, 'prev', 'active')
   mark_base(q)
 end
