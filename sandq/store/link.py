@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import hiredis
 from redis import asyncio as aio
 from redis import connection as blocking
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -180,6 +181,9 @@ class AsyncLink:
         connection = self._make(await self._place(key), self._target.options)
         self._open[lane] = connection
         await connection.connect()
+        if self._open.get(lane) is not connection:
+            await connection.disconnect(nowait=True)
+            raise RedisConnectionError("closed while connecting")
         return connection
 
     def _make(self, place: Mapping[str, Any], options: Mapping[str, Any]) -> _AsyncConnection:

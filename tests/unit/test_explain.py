@@ -56,7 +56,7 @@ def test_a_certificate_is_read_with_its_evidence() -> None:
         "stack": "File x.py, line 3\n",
     }
     told = "\n".join(explain_death(death))
-    assert "ran 1.2s, used 1.0s of CPU, peak memory 64MiB" in told
+    assert "ran 1.25s, used 1s of CPU, peak memory 64MiB" in told
     assert "process 4242 on box, 30s old, job number 3 of that process" in told
     assert "    Fatal Python error" in told
     assert "    File x.py, line 3" in told

@@ -1,0 +1,267 @@
+"""The commands that start children: supervise, run, check, doctor, demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandq.queue import Queue
+
+LIMIT_S = 45.0
+PROCESSOR = """
+import os, time
+
+def process(job):
+    print("working on", job.name)
+    return {"twice": 2 * job.data["n"]}
+
+def fails(job):
+    raise ValueError("no such page")
+
+def dies(job):
+    os._exit(3)
+
+def waits(job):
+    job.progress(1)
+    while not os.path.exists(job.data["until"]):
+        time.sleep(0.01)
+    return "seen"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "jobs.py").write_text(PROCESSOR)
+    (tmp_path / "typo.py").write_text("def process(job:\n")
+    return tmp_path
+
+
+@pytest.fixture
+def environ(redis_url: str, prefix: str) -> dict[str, str]:
+    return {**os.environ, "SANDQ_REDIS_URL": redis_url, "SANDQ_PREFIX": prefix, "SANDQ_LOCK": "2s"}
+
+
+@pytest.fixture
+def sandq(folder: Path, environ: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*args: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "sandq", *args]
+        env = environ | more
+        return subprocess.run(
+            command, capture_output=True, text=True, env=env, cwd=folder, timeout=LIMIT_S, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def start(folder: Path, environ: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `sandq ARGS` and go on; it is ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*args: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "sandq", *args]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environ, cwd=folder))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate(timeout=LIMIT_S)
+
+
+@pytest.fixture
+def queue(redis_url: str, prefix: str) -> Iterator[Queue]:
+    with Queue("render", redis=redis_url, prefix=prefix) as opened:
+        yield opened
+
+
+def facts(lines: Any, wanted: str) -> Iterator[dict[str, Any]]:
+    """The facts of one class in a JSON log, as they come."""
+    return (fact for fact in map(json.loads, lines) if fact["fact"] == wanted)
+
+
+def test_burst_runs_everything_that_waits_and_exits_0(sandq: Any, queue: Queue) -> None:
+    jobs = queue.add_many([("page", {"n": n}) for n in range(5)])
+    done = sandq("supervise", "render=jobs.py", "--burst", "--concurrency", "2", "--log-format", "json")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert [queue.result(job, timeout=1) for job in jobs] == [{"twice": 2 * n} for n in range(5)]
+    settled = [fact["job_id"] for fact in facts(done.stderr.splitlines(), "Settled")]
+    assert sorted(settled) == sorted(job.id for job in jobs)
+    announced = [fact["text"] for fact in facts(done.stderr.splitlines(), "Starting")]
+    assert "lock 2s" in announced[0]
+    assert "concurrency 2, keeps completed jobs 24h (at most 1000) and failed ones 7d" in announced[1]
+
+
+def test_burst_on_a_paused_queue_fails_with_what_to_do(sandq: Any, queue: Queue) -> None:
+    job = queue.add("page", {"n": 1})
+    queue.pause()
+    done = sandq("supervise", "render=jobs.py", "--burst")
+    assert done.returncode == 1
+    assert "sandq resume render" in done.stderr.splitlines()[-1]
+    assert queue.state(job.id) == "waiting"
+
+
+def test_on_a_terminal_the_live_view_shows_queues_and_happenings(
+    folder: Path, environ: dict[str, str], queue: Queue
+) -> None:
+    queue.add("page", {"n": 1})
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sandq", "supervise", "render=jobs.py", "--burst", "--concurrency", "1"]
+    env = environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=env, cwd=folder) as serving:
+        os.close(theirs)
+        shown = b"".join(iter(lambda: read_terminal(ours), b"")).decode()
+        assert serving.wait(LIMIT_S) == 0
+        assert serving.stderr is not None
+        assert b"Traceback" not in serving.stderr.read()
+    os.close(ours)
+    assert "heartbeat lag" in shown
+    assert "job 1 (page) completed" in shown
+
+
+def read_terminal(fd: int) -> bytes:
+    """What the other side wrote; nothing once it closed, which a terminal reports as an error."""
+    try:
+        return os.read(fd, 65536)
+    except OSError:
+        return b""
+
+
+def test_add_wait_prints_the_result_or_ends_with_the_reason(sandq: Any, start: Any) -> None:
+    start("supervise", "render=jobs.py", "bad=jobs.py:fails", "--concurrency", "1", "--log-format", "text")
+    good = sandq("add", "render", "page", "--data", '{"n": 21}', "--wait")
+    assert (good.returncode, json.loads(good.stdout), good.stderr) == (0, {"twice": 42}, "")
+    bad = sandq("add", "bad", "page", "--wait")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr.count("\n") == 1
+    assert "no such page" in bad.stderr
+
+
+def test_sigterm_lets_a_running_job_finish_and_exits_0(start: Any, queue: Queue, folder: Path) -> None:
+    until = folder / "until"
+    job = queue.add("page", {"until": str(until)})
+    serving = start("supervise", "render=jobs.py:waits", "--concurrency", "1", "--log-format", "json")
+    next(facts(serving.stderr, "Progressed"))
+    serving.send_signal(signal.SIGTERM)
+    until.touch()
+    assert serving.wait(LIMIT_S) == 0
+    assert queue.result(job, timeout=1) == "seen"
+
+
+def test_status_names_who_serves_a_queue(sandq: Any, start: Any) -> None:
+    serving = start("supervise", "render=jobs.py", "--name", "box-7", "--concurrency", "1", "--log-format", "json")
+    next(facts(serving.stderr, "ChildReady"))
+    shown = json.loads(sandq("status", "render", "--json").stdout)["queues"]["render"]["supervisors"]
+    assert [supervisor["name"] for supervisor in shown] == ["box-7"]
+    assert "box-7" in sandq("status", "render").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        ([], 2, "nothing to serve"),
+        (["render"], 2, "is not QUEUE=PATH"),
+        (["render=missing.py"], 2, "missing.py"),
+        (["render=typo.py"], 2, "typo.py"),
+        (["render=jobs.py:nothing"], 2, "nothing"),
+        (["render=jobs.py", "--lock", "1ms"], 2, "--lock"),
+        (["render=jobs.py", "--config", "missing.toml"], 2, "missing.toml"),
+        (["render=jobs.py", "--redis", "unix:///nowhere.sock"], 3, "nowhere.sock"),
+    ],
+)
+def test_a_refused_start_is_one_line_and_touches_no_job(
+    sandq: Any, queue: Queue, args: list[str], code: int, told: str
+) -> None:
+    job = queue.add("page", {"n": 1})
+    done = sandq("supervise", *args, SANDQ_REDIS_TIMEOUT="300ms")
+    assert done.returncode == code
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("sandq: ")
+    assert told in last
+    assert "Traceback" not in done.stderr
+    assert queue.state(job.id) == "waiting"
+
+
+def test_an_evicting_redis_is_refused_with_the_fix(sandq: Any, make_server: Any) -> None:
+    evicting = make_server("--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb")
+    done = sandq("supervise", "render=jobs.py", "--redis", evicting.url)
+    assert done.returncode == 2
+    assert "noeviction" in done.stderr.splitlines()[-1]
+
+
+def test_run_prints_the_result_of_one_job_without_redis(sandq: Any) -> None:
+    done = sandq("run", "jobs.py", "--data", '{"n": 4}', SANDQ_REDIS_URL="redis://nowhere.invalid")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"twice": 8})
+    assert "working on" in done.stderr
+
+
+@pytest.mark.parametrize(("function", "told"), [("fails", "ValueError: no such page"), ("dies", "exit code 3")])
+def test_run_says_in_english_why_a_job_did_not_complete(sandq: Any, function: str, told: str) -> None:
+    done = sandq("run", f"jobs.py:{function}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("processor", ["jobs.py:nothing", "missing.py", "typo.py"])
+def test_run_refuses_what_it_cannot_load_in_one_line(sandq: Any, processor: str) -> None:
+    done = sandq("run", processor)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert processor.rpartition(":")[2] in done.stderr
+
+
+def test_check_loads_every_configured_processor_and_fails_if_one_is_broken(sandq: Any, folder: Path) -> None:
+    (folder / "sandq.toml").write_text('[queues.render]\nprocessor = "jobs.py"\n')
+    good = sandq("check")
+    assert (good.returncode, good.stdout.count("\n")) == (0, 1)
+    assert "ok" in good.stdout
+    processors = {"render": "jobs.py", "bad": "typo.py", "worse": "no.py"}
+    tables = (f'[queues.{queue}]\nprocessor = "{path}"\n' for queue, path in processors.items())
+    (folder / "sandq.toml").write_text("".join(tables))
+    bad = sandq("check", "--json")
+    assert bad.returncode == 1
+    assert {queue: result["ok"] for queue, result in json.loads(bad.stdout).items()} == {
+        "render": True,
+        "bad": False,
+        "worse": False,
+    }
+
+
+def test_check_with_nothing_configured_is_a_usage_error(sandq: Any) -> None:
+    done = sandq("check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no queue is configured" in done.stderr
+
+
+def test_doctor_looks_at_host_and_redis(sandq: Any) -> None:
+    found = {finding["what"]: finding["level"] for finding in json.loads(sandq("doctor", "--json").stdout)}
+    assert found["pidfd"] == found["timer"] == found["redis"] == found["eviction"] == "ok"
+    assert found["persistence"] == "warn"
+
+
+def test_doctor_fails_on_a_redis_that_evicts_or_does_not_answer(sandq: Any, make_server: Any) -> None:
+    evicting = make_server("--maxmemory-policy", "allkeys-lru", "--maxmemory", "100mb")
+    done = sandq("doctor", "--redis", evicting.url)
+    assert done.returncode == 1
+    assert "CONFIG SET maxmemory-policy noeviction" in done.stdout
+    gone = sandq("doctor", "--redis", "unix:///nowhere.sock")
+    assert gone.returncode == 1
+    assert "fail  redis" in gone.stdout
+
+
+def test_the_demo_loses_nothing_and_measures_it(sandq: Any) -> None:
+    done = sandq("demo", "--packages", "4", "--concurrency", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 jobs completed" in done.stdout
+    assert "stalled: 0" in done.stdout
+    assert "(killed once)" in done.stdout
+    assert "nothing was lost" in done.stdout
