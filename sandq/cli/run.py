@@ -19,16 +19,25 @@ from sandq.errors import ConfigError, ProcessorError
 from sandq.outcome import Completed, Death, InitFailed, Outcome, Postponed, Raised, TooLarge, UnknownName
 from sandq.settings import read_settings
 from sandq.supervisor.single import check_processor, run_single
+from sandq.units import seconds, size
 
 
 @click.command()
 @click.argument("processor", metavar="PATH[:FUNCTION]")
 @click.option("--data", default="{}", metavar="JSON|@file|-", help="The job's data (default {}).")
+@click.option("--name", default="run", help="The job's name, for a processor with named handlers (default run).")
+@click.option("--timeout", metavar="DURATION", help="Stop the job after this long (default none; run ceiling 1h).")
+@click.option("--memory", metavar="SIZE", help="Kill the job when its processes use more than this.")
 @debug_option
 @click.pass_context
-def run(ctx: click.Context, /, *, processor: str, data: str) -> None:
+def run(
+    ctx: click.Context, /, *, processor: str, data: str, name: str, timeout: str | None, memory: str | None
+) -> None:
     """Run one job in a real child and print its result as JSON; what it writes goes to stderr."""
-    outcome = run_single(processor, json.dumps(read_data(data)).encode(), hear=_hear)
+    settings = QueueSettings(
+        timeout_s=None if timeout is None else seconds(timeout), memory=None if memory is None else size(memory)
+    )
+    outcome = run_single(processor, json.dumps(read_data(data)).encode(), settings, name=name, hear=_hear)
     if isinstance(outcome, Completed):
         click.echo(outcome.result)
         return

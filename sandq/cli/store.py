@@ -16,6 +16,8 @@ from sandq.store.call import Read
 from sandq.store.executors import SyncExecutor
 from sandq.store.urls import EMBEDDED
 
+PATIENCE_S = 5.0  # a person is waiting: a Redis that is away is told of sooner than a supervisor would give it up
+
 
 @dataclass(frozen=True, slots=True)
 class Store:
@@ -27,7 +29,8 @@ class Store:
 
     def queue(self, name: str) -> Queue:
         """A client for one queue of this Redis."""
-        return Queue(name, redis=self.url, prefix=self.prefix, redis_timeout=self.settings.supervisor.redis_timeout_s)
+        limit_s = min(self.settings.supervisor.redis_timeout_s, PATIENCE_S)
+        return Queue(name, redis=self.url, prefix=self.prefix, redis_timeout=limit_s)
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def find_queues(store: Store) -> list[str]:
     """The queues that the file names, else every queue under the prefix."""
     if store.settings.queues:
         return list(store.settings.queues)
-    executor = SyncExecutor(store.url, redis_timeout=store.settings.supervisor.redis_timeout_s)
+    executor = SyncExecutor(store.url, redis_timeout=PATIENCE_S)
     try:
         return sorted(_scan(executor, store.prefix))
     finally:

@@ -59,7 +59,8 @@ def name_of(operation: Call[Any] | Read[Any]) -> str:
     """What an operation is called in messages."""
     if isinstance(operation, Call):
         return f"{operation.script.name} on {operation.base.rstrip(':')}"
-    return f"read {_key_of(operation)}"
+    words = operation.commands[0][:2]
+    return " ".join(word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words)
 
 
 class _Slot:
@@ -154,9 +155,10 @@ class SyncExecutor:
         while True:
             try:
                 return self._link.exchange(packed, count, key), patience is None
-            except NoScriptError:
-                packed, count = self._slot.prepare(operation, load=True)
             except FAULTS as error:
+                if isinstance(error, NoScriptError) and count == 1:
+                    packed, count = self._slot.prepare(operation, load=True)
+                    continue
                 patience = patience or _Patience(operation, self._target.shown, started, self._budget_s)
                 pause_s = patience.pause_after(error)
                 self._link.drop(key)  # a server that refuses writes is no longer the one to ask
@@ -206,9 +208,10 @@ class AsyncExecutor:
         while True:
             try:
                 return await link.exchange(packed, count, key), patience is None
-            except NoScriptError:
-                packed, count = slot.prepare(operation, load=True)
             except FAULTS as error:
+                if isinstance(error, NoScriptError) and count == 1:
+                    packed, count = slot.prepare(operation, load=True)
+                    continue
                 if self._closed:
                     raise StoreUnavailable(f"{name_of(operation)}: the connection was closed meanwhile") from error
                 patience = patience or _Patience(operation, self._target.shown, started, self._budget_s)

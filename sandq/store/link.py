@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import hiredis
 from redis import asyncio as aio
 from redis import connection as blocking
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -142,21 +141,18 @@ class AsyncLink:
         """`limit_s` bounds a whole exchange, connecting included, unless the exchange brings its own."""
         self._target, self._limit_s, self._client_name = target, limit_s, client_name
         self._open: dict[str, _AsyncConnection] = {}
+        self._running: tuple[str, asyncio.Timeout] | None = None
 
     async def exchange(self, packed: bytes, count: int, key: str, limit_s: float | None = None) -> list[Any]:
         """Send to the server that holds `key` and read `count` replies; an error reply is raised after the last."""
         lane = self._target.lane(key)
-        replies: list[Any] = []
-        refusal: ResponseError | None = None
         try:
-            async with asyncio.timeout(limit_s or self._limit_s):
-                connection = self._open.get(lane) or await self._connect(lane, key)
-                await connection.send_packed_command([packed], check_health=False)
-                for _ in range(count):
-                    try:
-                        replies.append(await connection.read_response())
-                    except ResponseError as error:
-                        refusal = refusal or error
+            async with asyncio.timeout(limit_s or self._limit_s) as timer:
+                self._running = lane, timer
+                try:
+                    replies, refusal = await self._send(packed, count, key, lane)
+                finally:
+                    self._running = None
         except BaseException as error:
             await self.drop(key)
             if isinstance(error, TimeoutError):
@@ -173,17 +169,32 @@ class AsyncLink:
             await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Close every connection; an exchange under way ends at once with a connection error."""
-        while self._open:
-            await self._open.popitem()[1].disconnect(nowait=True)
+        """Close every connection; an exchange under way ends at once as if its time were up."""
+        busy = None
+        if self._running is not None:
+            # It closes its own connection: while that is half made, nobody else could.
+            busy, timer = self._running
+            if not timer.expired():
+                timer.reschedule(asyncio.get_running_loop().time())
+        for lane in [lane for lane in self._open if lane != busy]:
+            await self._open.pop(lane).disconnect(nowait=True)
+
+    async def _send(self, packed: bytes, count: int, key: str, lane: str) -> tuple[list[Any], ResponseError | None]:
+        connection = self._open.get(lane) or await self._connect(lane, key)
+        await connection.send_packed_command([packed], check_health=False)
+        replies: list[Any] = []
+        refusal: ResponseError | None = None
+        for _ in range(count):
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                refusal = refusal or error
+        return replies, refusal
 
     async def _connect(self, lane: str, key: str) -> _AsyncConnection:
         connection = self._make(await self._place(key), self._target.options)
         self._open[lane] = connection
         await connection.connect()
-        if self._open.get(lane) is not connection:
-            await connection.disconnect(nowait=True)
-            raise RedisConnectionError("closed while connecting")
         return connection
 
     def _make(self, place: Mapping[str, Any], options: Mapping[str, Any]) -> _AsyncConnection:

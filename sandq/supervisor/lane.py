@@ -17,7 +17,6 @@ from sandq.supervisor.assignment import Assignment, Means
 from sandq.supervisor.facts import Recovered, StoreTrouble
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.process import ChildProcess
-from sandq.units import show_size
 from sandq.verdict import Stop
 
 IDLE_WAIT_S = 5.0  # a marker that got lost costs at most this long
@@ -242,9 +241,9 @@ class Lane:
                 continue
             used = await asyncio.to_thread(memory.tree_rss, [run.child.pid for run in limits])
             for run, limit in limits.items():
-                if used[run.child.pid] > limit and run.claim.token in self.running:
-                    text = f"used {show_size(used[run.child.pid])} of memory, {show_size(limit)} were allowed"
-                    run.stop(Stop("memory", text))
+                stop = memory.over(used[run.child.pid], limit)
+                if stop is not None and run.claim.token in self.running:
+                    run.stop(stop)
 
     async def _look_for_the_end(self, claimed: work.Claimed | None) -> None:
         """Burst: finished when nothing waits, nothing of ours runs, and only schedulers have something for later."""

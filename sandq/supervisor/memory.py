@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import psutil
 
 from sandq.job import Job
+from sandq.units import show_size
+from sandq.verdict import Stop
 
 POLL_S = 0.25  # a child may allocate some GiB in this time: leave headroom below the container's own limit
 
@@ -18,6 +20,13 @@ def limit_of(job: Job, queue_limit: int | None) -> int | None:
     if not isinstance(own, (int, float)) or isinstance(own, bool) or own <= 0:
         return queue_limit
     return int(own) if queue_limit is None else min(int(own), queue_limit)
+
+
+def over(used: int, limit: int) -> Stop | None:
+    """The reason to kill a job that uses this much, None while it stays within its limit."""
+    if used <= limit:
+        return None
+    return Stop("memory", f"used {show_size(used)} of memory, {show_size(limit)} were allowed")
 
 
 def tree_rss(pids: Iterable[int]) -> Mapping[int, int]:

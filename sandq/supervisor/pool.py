@@ -197,6 +197,8 @@ class Pool:
         delay = self.breaker.fail(why)
         if not self.loaded.done():
             self.loaded.set_result(why)
+            self._closing = True  # a start that cannot work is refused: nothing to try again
+            return
         if self._closing or self._retry is not None:
             return
         self._publish(ProcessorBroken(queue=self._queue, why=why, retry_in_s=delay))
@@ -214,7 +216,8 @@ class Pool:
         child.on_output = lambda _stream, _data: None
 
     def _died(self, child: ChildProcess, exit_: Exit) -> None:
-        self._publish(ChildDied(queue=self._queue, pid=child.pid, how=str(exit_)))
+        if not self._closing:
+            self._publish(ChildDied(queue=self._queue, pid=child.pid, how=str(exit_)))
         if child not in self._ready:
             return  # whoever has it tells us, or it never loaded
         self._ready.remove(child)

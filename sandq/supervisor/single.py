@@ -13,6 +13,7 @@ from sandq.errors import ProcessorError
 from sandq.job import Job
 from sandq.outcome import Outcome
 from sandq.protocol import Frame, Kind
+from sandq.supervisor import memory
 from sandq.supervisor.attempt import Attempt
 from sandq.supervisor.fleet import Fleet
 from sandq.supervisor.heartbeat import Heartbeat
@@ -65,9 +66,20 @@ async def _run_single(
                 error = "this job runs by hand, without Redis; use `sandq supervise` to add jobs or ask for children"
                 child.send(Frame(Kind.ANSWER, nonce, {"request": frame.head["request"], "error": error}))
 
-        evidence: Evidence = await Attempt(job, nonce, child, settings, relay, "by hand").run()
+        attempt = Attempt(job, nonce, child, settings, relay, "by hand")
+        watch = asyncio.create_task(_watch_memory(attempt, settings.memory))
+        evidence: Evidence = await attempt.run()
+        watch.cancel()
         capture.end()
         return judge(evidence)
+
+
+async def _watch_memory(attempt: Attempt, limit: int | None) -> None:
+    while limit is not None:
+        await asyncio.sleep(memory.POLL_S)
+        used = (await asyncio.to_thread(memory.tree_rss, [attempt.child.pid]))[attempt.child.pid]
+        if (stop := memory.over(used, limit)) is not None:
+            attempt.stop(stop)
 
 
 async def _check(processor: Processor, settings: QueueSettings) -> list[str]:
