@@ -59,8 +59,7 @@ def name_of(operation: Call[Any] | Read[Any]) -> str:
     """What an operation is called in messages."""
     if isinstance(operation, Call):
         return f"{operation.script.name} on {operation.base.rstrip(':')}"
-    words = operation.commands[0][:2]
-    return " ".join(word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words)
+    return f"{operation.commands[0][0]!s} {_key_of(operation)}"
 
 
 class _Slot:

@@ -176,6 +176,19 @@ def test_closing_ends_a_wait_at_once(redis_url: str, redis_client: Redis, keys: 
     asyncio.run(run())
 
 
+def test_closing_ends_a_wait_that_is_still_connecting(server: RedisServer, keys: QueueKeys) -> None:
+    async def run() -> None:
+        marker = Marker(server.url, keys, keys.client_name())
+        server.pause()
+        waiting = asyncio.create_task(marker.wait(30))
+        await asyncio.sleep(0)
+        await marker.close()
+        async with asyncio.timeout(1):
+            assert not await waiting
+
+    asyncio.run(run())
+
+
 def test_a_wait_on_a_server_that_hangs_or_is_gone_still_ends(server: RedisServer, keys: QueueKeys) -> None:
     async def run() -> None:
         marker = Marker(server.url, keys, keys.client_name())

@@ -118,7 +118,7 @@ def test_a_hung_server_is_reported_within_the_budget_as_an_unknown_outcome(
 @both
 def test_a_read_without_answer_does_not_speak_of_an_unknown_outcome(runner: Runner, server: RedisServer) -> None:
     server.kill()
-    with pytest.raises(StoreUnavailable, match=r"read hello: no answer after 0\.3s"):
+    with pytest.raises(StoreUnavailable, match=r"ECHO hello: no answer after 0\.3s"):
         runner(server.url, 0.3, echo("hello"))
 
 
