@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from sandq.errors import ConfigError
+
+MIN_OPEN_FILES = 64
+STARTS = ("exec", "template")  # how a child comes to be, see docs/children.md
 
 
 def usable_cores() -> int:
@@ -82,6 +86,22 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the kernel allows each process of a child at isolation 1; None is no limit."""
+
+    open_files: int | None = 1024
+    data: int | None = None  # bytes of private memory; stacks and mere reservations count, so no default fits all
+    file_size: int | None = 8 << 30  # bytes, of any one file
+    cpu_s: float | None = None  # of one job
+
+    def __post_init__(self) -> None:
+        if self.open_files is not None and self.open_files < MIN_OPEN_FILES:
+            raise ConfigError(f"rlimits.open_files is {self.open_files}; Python needs at least {MIN_OPEN_FILES}")
+        if self.cpu_s is not None and self.cpu_s < 1:
+            raise ConfigError(f"rlimits.cpu is {self.cpu_s:g}s; the kernel counts whole seconds, use at least 1s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSettings:
     """How one queue is served."""
 
@@ -97,7 +117,11 @@ class QueueSettings:
     max_interruptions: int = 10
     max_unknown_names: int = 10
     max_stalled_count: int = 1
+    start: str = "exec"  # or "template": children are forked from a process that has imported the processor
     recycle_after: int | None = None  # jobs per child
+    recycle_rss: int | None = None  # bytes a child may keep after a job; None: see `soft_memory`
+    recycle_age_s: float | None = None
+    recycle_idle_s: float | None = None  # of a child that has run jobs
     max_data: int = 1 << 20
     max_result: int = 16 << 20
     keep_completed: Keep | None = None  # None: the default rule (see store.operations.settle)
@@ -106,15 +130,45 @@ class QueueSettings:
     add_to: tuple[str, ...] = ()  # queues that handlers may add to, beside their own
     limiter_max: int | None = None
     limiter_duration_s: float = 1.0
+    isolation: Literal[0, 1] = 0  # 1 adds kernel limits, see docs/security.md
+    rlimits: Limits | None = None  # None: the defaults of `Limits`
+    wrap: tuple[str, ...] = ()  # a program and its arguments that start each child: ("bwrap", ...)
+    output_rate: int = 4 << 20  # bytes a second that one child may write to stdout and stderr before it has to wait
+    keep_output: Literal["failed", "always", "never"] = "failed"  # when the end of the output goes to the job's log
+    output_dir: str = ""  # "": no files
     metrics_points: int = 0  # BullMQ's metrics.maxDataPoints; 0 is off
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "max_data", "max_result"):
+        for name in ("concurrency", "max_data", "max_result", "output_rate"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("spares", "max_crashes", "max_interruptions", "max_stalled_count"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("recycle_after", "recycle_rss", "recycle_age_s", "recycle_idle_s"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name.removesuffix('_s')} is {value}; it must be above 0, or none")
+        if self.start not in STARTS:
+            raise ConfigError(f"start is {self.start!r}; it is one of {', '.join(STARTS)}")
+
+        if self.isolation not in (0, 1):
+            raise ConfigError(f"isolation is {self.isolation}; it is 0 or 1, for more use wrap, see docs/security.md")
+        if self.rlimits is not None and self.isolation == 0:
+            raise ConfigError("rlimits need isolation = 1")
+        if self.start == "template" and (self.isolation or self.wrap):
+            raise ConfigError("isolation and wrap need start = exec: what a template has, its children share")
+
+    @property
+    def limits(self) -> Limits | None:
+        """The kernel limits that hold; None at level 0."""
+        return (self.rlimits or Limits()) if self.isolation else None
+
+    @property
+    def soft_memory(self) -> int | None:
+        """A child that keeps more than this many bytes after a job is replaced: 80 % of `memory` unless said."""
+        if self.recycle_rss is not None or self.memory is None:
+            return self.recycle_rss
+        return self.memory * 4 // 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

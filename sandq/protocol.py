@@ -26,6 +26,10 @@ MAX_HEAD = 256 << 10  # an error with its traceback is cut to 64 KiB by the chil
 MAX_LOG_LINE = 8 << 10
 _MAGIC = b"SQ"
 
+# Not a frame: how a line of a `logging` record begins on a child's stderr: mark, level, end, text.
+RECORD_MARK = b"\x1e"
+RECORD_END = b"\x1f"
+
 
 class Kind(IntEnum):
     """Who may say what: below 64 the supervisor, from 64 on the child."""
@@ -65,6 +69,8 @@ _HEADS: Mapping[Kind, Mapping[str, type | tuple[type, ...]]] = {
     Kind.ADD: {"queue": (str, type(None)), "name": str, "child": bool, "opts": dict, "request": int},
     Kind.ASK: {"what": str, "request": int},
 }
+# What a child may put into the heads of its final frames beside that: why no other job should run in it.
+_OPTIONAL: Mapping[str, type] = {"unfit": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,9 @@ class Decoder:
             self._fail(f"the head of a {kind.name} frame is not an object")
         for name, types in _HEADS.get(kind, {}).items() if self._from_child else ():
             if not isinstance(head.get(name), types):
+                self._fail(f"the head of a {kind.name} frame has no valid {name!r}")
+        for name, type_ in _OPTIONAL.items() if kind in FINAL else ():
+            if name in head and not isinstance(head[name], type_):
                 self._fail(f"the head of a {kind.name} frame has no valid {name!r}")
         return MappingProxyType(head)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sandq.config import Keep, Lease, QueueSettings, SupervisorSettings
+from sandq.config import Keep, Lease, Limits, QueueSettings, SupervisorSettings
 from sandq.errors import ConfigError
 from sandq.units import seconds, size
 
@@ -63,6 +63,15 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in words:
+            raise ConfigError(f"{value!r} is none of {', '.join(words)}")
+        return str(value)
+
+    return read
+
+
 def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`none` (or `off`) is how people say that there is no limit; TOML has no null."""
     return lambda value: None if value in OFF else read(value)
@@ -82,6 +91,21 @@ def _keep(value: Any) -> Keep:
         age_s=seconds(value["age"]) if "age" in value else None,
         limit=_integer(value.get("limit", 1000)),
     )
+
+
+def _limits(value: Any) -> Limits:
+    """`{ open_files = 512, data = "2GiB", file_size = "none", cpu = "10m" }`; what is left out has its default."""
+    readers: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "open_files": ("open_files", _integer),
+        "data": ("data", size),
+        "file_size": ("file_size", size),
+        "cpu": ("cpu_s", seconds),
+    }
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{value!r} is not a table; write {{ open_files = 512 }} into the file")
+    if unknown := set(value) - set(readers):
+        raise ConfigError(f"{sorted(unknown)[0]!r} is not a limit; there are {', '.join(readers)}")
+    return Limits(**{readers[name][0]: _or_none(readers[name][1])(asked) for name, asked in value.items()})
 
 
 _SUPERVISOR = {
@@ -106,7 +130,11 @@ _QUEUE = {
     "max_interruptions": _Setting("max_interruptions", _integer),
     "max_unknown_names": _Setting("max_unknown_names", _integer),
     "max_stalled_count": _Setting("max_stalled_count", _integer),
+    "start": _Setting("start", _text),
     "recycle_after": _Setting("recycle_after", _or_none(_integer)),
+    "recycle_rss": _Setting("recycle_rss", _or_none(size)),
+    "recycle_age": _Setting("recycle_age_s", _or_none(seconds)),
+    "recycle_idle": _Setting("recycle_idle_s", _or_none(seconds)),
     "max_data": _Setting("max_data", size),
     "max_result": _Setting("max_result", size),
     "keep_completed": _Setting("keep_completed", _keep),
@@ -115,6 +143,12 @@ _QUEUE = {
     "add_to": _Setting("add_to", _texts),
     "limiter_max": _Setting("limiter_max", _or_none(_integer)),
     "limiter_duration": _Setting("limiter_duration_s", seconds),
+    "isolation": _Setting("isolation", _integer),
+    "rlimits": _Setting("rlimits", _limits),
+    "wrap": _Setting("wrap", _texts),
+    "output_rate": _Setting("output_rate", size),
+    "keep_output": _Setting("keep_output", _one_of("failed", "always", "never")),
+    "output_dir": _Setting("output_dir", _text),
     "metrics_points": _Setting("metrics_points", _integer),
 }
 _PROCESSOR = {"processor": _Setting("processor", _text)}

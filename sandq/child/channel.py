@@ -33,6 +33,14 @@ class Channel:
         self._raised = False
         signal.signal(signal.SIGUSR2, self._on_stop_signal)
 
+    def fileno(self) -> int:
+        """For waiting until something can be received."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Have no part in it any more; whoever else holds the socket goes on."""
+        self._socket.close()
+
     def send(self, frame: Frame) -> None:
         """Send the whole frame; blocks while the supervisor does not read, which slows only this job."""
         self._busy = True

@@ -5,20 +5,29 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
 from sandq.child.channel import Channel
 from sandq.child.context import JobContext, PostponeJob
 from sandq.child.encode import describe, to_json
+from sandq.child.fingerprint import Fingerprint
+from sandq.child.limits import limit_cpu
 from sandq.child.resolve import Handler, Processor, resolve
 from sandq.errors import ProcessorError, SoftTimeout, UnrecoverableError
 from sandq.protocol import Frame, Kind
 
 
-def serve(channel: Channel) -> None:
-    """Answer LOAD with READY or BROKEN, every RUN with one final frame, and return after BYE or end of file."""
+def serve(channel: Channel, imported: Processor | None = None) -> None:
+    """Answer LOAD with READY or BROKEN, every RUN with one final frame, and return after BYE or end of file.
+
+    A template's child has imported its processor already.
+    """
     processor: Processor | None = None
+    own: Fingerprint | None = None
     while True:
         try:
             frame = channel.receive()
@@ -26,23 +35,23 @@ def serve(channel: Channel) -> None:
             return
         match frame.kind:
             case Kind.LOAD:
-                processor = _load(channel, frame)
+                processor = load(channel, partial(_set_up, imported, frame))
                 if processor is None:
                     return
-            case Kind.RUN if processor is not None:
-                channel.send(_run(channel, processor, frame))
+                own = Fingerprint()
+            case Kind.RUN if processor is not None and own is not None:
+                channel.send(_with_fitness(_run(channel, processor, frame), own.restore()))
             case Kind.BYE:
                 if processor is not None and processor.teardown is not None:
                     _call(processor.teardown)
                 return
 
 
-def _load(channel: Channel, frame: Frame) -> Processor | None:
+def load(channel: Channel, make: Callable[[], Processor]) -> Processor | None:
+    """Make the processor and say READY, or say BROKEN and why."""
     started = time.monotonic()
     try:
-        processor = _unpickle(frame) if frame.body else resolve(frame.head["target"], frame.head["function"])
-        if processor.setup is not None:
-            _call(processor.setup)
+        processor = make()
     except BaseException as error:  # noqa: BLE001  # a module may raise anything while it is imported, SystemExit too
         text, trace = describe(error)
         if isinstance(error, ProcessorError):
@@ -58,6 +67,18 @@ def _load(channel: Channel, frame: Frame) -> Processor | None:
     return processor
 
 
+def find(frame: Frame) -> Processor:
+    """The processor that a LOAD frame names or carries."""
+    return _unpickle(frame) if frame.body else resolve(frame.head["target"], frame.head["function"])
+
+
+def _set_up(imported: Processor | None, frame: Frame) -> Processor:
+    processor = imported or find(frame)
+    if processor.setup is not None:
+        _call(processor.setup)
+    return processor
+
+
 def _unpickle(frame: Frame) -> Processor:
     """A callable from the supervisor's own process. Never the other way round, and never from Redis."""
     import cloudpickle
@@ -69,6 +90,12 @@ def _unpickle(frame: Frame) -> Processor:
 
 def _run(channel: Channel, processor: Processor, frame: Frame) -> Frame:
     nonce = frame.nonce
+    if "logging" in sys.modules:  # whoever does not use it does not pay for it
+        from sandq.child import records
+
+        records.install()
+    if (cpu_s := frame.head.get("cpu_s")) is not None:
+        limit_cpu(cpu_s)
     handler = processor.handler(frame.head["name"])
     if handler is None:
         return Frame(Kind.UNKNOWN, nonce, {"known": sorted(processor.named)})
@@ -91,6 +118,11 @@ def _run(channel: Channel, processor: Processor, frame: Frame) -> Frame:
     if len(body) > frame.head["max_result"]:
         return Frame(Kind.OVERSIZE, nonce, {"size": len(body)})
     return Frame(Kind.DONE, nonce, {}, body)
+
+
+def _with_fitness(final: Frame, unfit: str) -> Frame:
+    """What the job left behind travels with its outcome: no other job must meet it."""
+    return replace(final, head={**final.head, "unfit": unfit}) if unfit else final
 
 
 def _attempt(channel: Channel, handler: Handler, job: JobContext) -> Any:

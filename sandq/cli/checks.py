@@ -65,6 +65,13 @@ def judge_host(host: Host, *, children: int, memory: int | None) -> list[Finding
     ]
 
 
+def judge_isolation(what: str, refusals: list[str], *, is_asked: bool, layers: str) -> Finding:
+    """Whether the layers held that a real child tried to get past; a level that nobody asks for only warns."""
+    if refusals:
+        return Finding("fail" if is_asked else "warn", what, f"refused: {'; '.join(refusals)}")
+    return Finding("ok", what, f"proven by a child that tried: {layers}")
+
+
 def judge_redis(redis: Redis) -> list[Finding]:
     """Whether this Redis keeps what it is given."""
     return [

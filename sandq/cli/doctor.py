@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import resource
@@ -13,17 +14,18 @@ from pathlib import Path
 
 import click
 
-from sandq.cli.checks import Finding, Host, judge_host, judge_redis, redis_facts, worst
+from sandq.cli.checks import Finding, Host, judge_host, judge_isolation, judge_redis, redis_facts, worst
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import print_json
 from sandq.cli.store import reach
-from sandq.config import usable_cores
+from sandq.config import QueueSettings, usable_cores
 from sandq.errors import SandqError, StoreRefused
 from sandq.settings import Settings, read_settings
 from sandq.store.call import Read
 from sandq.store.connections import check_server
 from sandq.store.executors import SyncExecutor
 from sandq.store.urls import redact
+from sandq.supervisor import isolation, oom
 from sandq.units import size
 
 PR_GET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 2, 37
@@ -60,6 +62,7 @@ def doctor(
         children=children or (concurrency or usable_cores()) + 1,
         memory=size(memory) if memory else max(limits, default=None),
     )
+    findings += prove_isolation(settings)
     findings += _look_at_redis(settings)
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -80,10 +83,26 @@ def look_at_host() -> Host:
         autogroup=_bit("/proc/sys/kernel/sched_autogroup_enabled"),
         cores=usable_cores(),
         cpu_count=os.cpu_count() or 1,
-        memory_limit=_number("/sys/fs/cgroup/memory.max") or _number("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        oom_group=_bit("/sys/fs/cgroup/memory.oom.group"),
+        memory_limit=oom.memory_limit(),
+        oom_group=oom.kills_whole_group(),
         fd_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )
+
+
+def prove_isolation(settings: Settings) -> list[Finding]:
+    """Start a real child at each level, and as each wrapped queue asks for it, and see what it cannot do."""
+    asked = {queue.isolation for queue in settings.queues.values()}
+    trials = [(f"isolation {level}", level in asked, QueueSettings(isolation=level)) for level in (0, 1)]
+    trials += [(f"queue {name}", True, queue) for name, queue in settings.queues.items() if queue.wrap or queue.rlimits]
+    return [
+        judge_isolation(what, asyncio.run(isolation.refusals(trial)), is_asked=is_asked, layers=_layers(trial))
+        for what, is_asked, trial in trials
+    ]
+
+
+def _layers(queue: QueueSettings) -> str:
+    own = [] if queue.limits is None else ["no_new_privs", "rlimits", "a temporary folder of its own"]
+    return ", ".join([*own, *([f"inside {queue.wrap[0]}"] if queue.wrap else [])]) or "a process of its own"
 
 
 def _has_pidfd() -> bool:

@@ -64,14 +64,21 @@ def _condition(queue: Mapping[str, Any]) -> str:
 
 def _supervisor(supervisor: Mapping[str, Any], queue: str) -> list[object]:
     beat = supervisor.get("heartbeat", {})
-    broken = supervisor.get("queues", {}).get(queue, {}).get("broken")
+    state = supervisor.get("queues", {}).get(queue, {})
     return [
         supervisor.get("host"),
         supervisor.get("pid"),
         _milliseconds(beat.get("p99_ms")),
         _milliseconds(beat.get("max_ms")),
-        f"broken: {broken}" if broken else "ok",
+        _processor(state),
     ]
+
+
+def _processor(state: Mapping[str, Any]) -> str:
+    if not (broken := state.get("broken")):
+        return "ok"
+    retry_s = state.get("broken_retry_s")
+    return f"broken: {broken}" + (f" (next try in {retry_s:g}s)" if retry_s else "")
 
 
 def _milliseconds(value: float | None) -> str:

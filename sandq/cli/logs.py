@@ -16,9 +16,11 @@ from sandq.supervisor.facts import (
     LauncherDied,
     Listener,
     Output,
+    OutputLost,
     ProcessorBroken,
     Progressed,
     Recovered,
+    Recycled,
     Settled,
     Started,
     StoreTrouble,
@@ -53,13 +55,15 @@ def json_line(fact: Fact, at: datetime) -> str:
     return json.dumps({"at": moment(at), "fact": type(fact).__name__, **value}, ensure_ascii=False)
 
 
-def describe(fact: Fact) -> str:
+def describe(fact: Fact) -> str:  # noqa: PLR0912  # one case per fact
     """What happened, in a few words; text of jobs is kept on one line."""
     match fact:
         case ChildReady():
             return f"child {fact.pid} ready after {fact.load_s:.2f}s"
         case ChildDied():
             return f"child {fact.pid} ended: {fact.how}"
+        case Recycled():
+            return f"child {fact.pid} is replaced: it {printable(fact.reason)}"
         case Started():
             return f"job {fact.job_id} ({printable(fact.name)}) started, attempt {fact.attempt}, pid {fact.pid}"
         case Progressed():
@@ -76,7 +80,10 @@ def describe(fact: Fact) -> str:
             return f"launcher {fact.pid} ended, starting another"
         case Output():
             job = f"job {fact.job_id} " if fact.job_id else ""
-            return f"{job}{fact.stream}: {printable(fact.line)}"
+            level = f" {printable(fact.level)}" if fact.level else ""
+            return f"{job}{fact.stream}{level}: {printable(fact.line)}"
+        case OutputLost():
+            return f"job {fact.job_id} output is not kept: {printable(fact.why)}"
         case _:
             assert_never(fact)
 

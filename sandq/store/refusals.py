@@ -24,7 +24,8 @@ from sandq.errors import StoreRefused
 # ASK is waited out, never followed. Scripts use keys they do not declare, and during a migration those are on two
 # servers. The base that every script declares is no key, so the old server answers ASK until the slot has moved.
 _PASSING = (BusyLoadingError, ClusterDownError, TryAgainError, ReadOnlyError, MovedError, AskError, NoScriptError)
-_PASSING_WORDS = ("BUSY", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+# UNBLOCKED: a blocking command was ended because its server was demoted.
+_PASSING_WORDS = ("BUSY", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 
 _CLASSES = (
     (NoPermissionError, "NOPERM"),

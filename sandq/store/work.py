@@ -145,8 +145,8 @@ def iterate(keys: QueueKeys, job: Job, token: str) -> Call[IterateWord] | None:
         "token": token,
         "scheduler": job.scheduler_id,
         "name": job.name,
-        "opts": _without(job.opts, ("repeat", "jobId", "delay", "timestamp", "prevMillis")),
-        "repeat_opts": _without({**schedule, "count": count}, ("offset",)),
+        "opts": _without({"attempts": 0, **job.opts}, ("repeat", "jobId", "delay", "timestamp", "prevMillis")),
+        "repeat_opts": msgspec.json.encode({**schedule, "count": count}),
         "every": _whole(schedule.get("every")) or "",
         "priority": _whole(job.opts.get("priority")),
         "lifo": _flag(job.opts.get("lifo") is True),
@@ -162,7 +162,14 @@ def progress(keys: QueueKeys, job_id: str, progress_json: bytes, token: str = ""
 
 def log(keys: QueueKeys, job_id: str, line: str, keep: int | None = None, token: str = "") -> Call[WriteWord]:
     """Add a line to a job's log, which then keeps its newest `keep` lines; None or 0 keeps all."""
-    return call("log", keys.base, _text, {"id": job_id, "token": token, "line": line, "keep": keep or ""})
+    return log_lines(keys, job_id, (line,), keep, token)
+
+
+def log_lines(
+    keys: QueueKeys, job_id: str, lines: Sequence[str], keep: int | None = None, token: str = ""
+) -> Call[WriteWord]:
+    """Add lines to a job's log, all of them or none, oldest first."""
+    return call("log", keys.base, _text, {"id": job_id, "token": token, "keep": keep or ""}, tuple(lines))
 
 
 def update_data(keys: QueueKeys, job_id: str, data_json: bytes, token: str = "") -> Call[WriteWord]:

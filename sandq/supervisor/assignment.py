@@ -6,27 +6,44 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings
 from sandq.decide import decide
 from sandq.errors import QueueError, SandqError
 from sandq.job import Claim
-from sandq.outcome import Completed, Deferred, LockLost, Outcome, Place, Raised, Settlement, TooLarge
+from sandq.outcome import (
+    Cancelled,
+    Completed,
+    Crashed,
+    Deferred,
+    Interrupted,
+    LockLost,
+    Outcome,
+    Place,
+    Raised,
+    Settlement,
+    TimedOut,
+    TooLarge,
+)
 from sandq.store import work
 from sandq.store.executors import AsyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.supervisor.attempt import Attempt
-from sandq.supervisor.facts import Listener, Output, Settled, Started, StoreTrouble
+from sandq.supervisor.facts import Listener, Output, OutputLost, Settled, Started, StoreTrouble
 from sandq.supervisor.heartbeat import Heartbeat
-from sandq.supervisor.output import Capture
+from sandq.supervisor.output import Capture, Tail
 from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.relay import Relay
+from sandq.supervisor.sink import JobFile, file_of
 from sandq.verdict import Evidence, Stop, judge
 
 SETTLE_PAUSE_S = 1.0
+UNFINISHED = (Raised, TimedOut, Crashed, Cancelled, Interrupted, TooLarge)  # whose output people ask for
 SETTLE_LIMIT_S = 60.0  # an outcome that Redis refuses for this long is given up: the lock runs out, the job runs again
 
 
@@ -53,9 +70,11 @@ class Assignment:
         self.started_at = boottime()
         self.progress: bytes | None = None
         self.fit = True  # whether the child may run another job
+        self.unfit = ""  # what the job left behind in it, in its own words
         self._means = means
         self._oversize = claimed.oversize
         self._attempt: Attempt | None = None
+        self._tail = Tail()
 
     def stop(self, stop: Stop) -> None:
         """Ask the attempt to end."""
@@ -83,8 +102,12 @@ class Assignment:
             return LockLost("the next iteration of its scheduler could not be added")
         self.fit = False  # until it has answered and nothing is on its way to end it
         evidence, doomed = await self._run()
-        self.fit = self.child.alive and evidence.final is not None and not doomed
-        return judge(evidence)
+        outcome = judge(evidence)
+        # A child whose answer broke the protocol may still be in its handler.
+        answered = evidence.final is not None and not isinstance(outcome, Crashed)
+        self.fit = self.child.alive and answered and not doomed
+        self.unfit = evidence.final.head.get("unfit", "") if evidence.final is not None else ""
+        return outcome
 
     async def settle(self, outcome: Outcome, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
         """Decide and write, holding the lock until Redis has answered; claims the next in the same call if asked."""
@@ -92,6 +115,7 @@ class Assignment:
         if settlement is None:
             self._settled(outcome, None, "lost")
             return "lost", None
+        await self._keep_output(outcome)
         word, claimed = await self._write(settlement, then)
         if word in ("pending-children", "failed-children", "nothing-to-wait-for"):
             return await self._settle_family(word, then)
@@ -118,14 +142,46 @@ class Assignment:
         nonce = secrets.randbits(64)
         relay = Relay(means.store, means.keys, self.claim, self.child, means.settings, self._hear, self._broken)
         self._attempt = attempt = Attempt(job, nonce, self.child, means.settings, relay.push, means.supervisor_id)
-        capture = Capture(self._emit)
-        self.child.on_output = capture.feed
         number = job.attempts_made + 1
         means.publish(Started(queue=means.keys.queue, job_id=job.id, name=job.name, attempt=number, pid=self.child.pid))
-        evidence = await attempt.run()
-        capture.end()
+        with self._captured(number):
+            evidence = await attempt.run()
         await relay.flush(means.lease.lock_s)
         return evidence, attempt.doomed
+
+    @contextlib.contextmanager
+    def _captured(self, number: int) -> Iterator[None]:
+        """While this lasts, what the child writes is this job's: told, kept for its log, and written to its file."""
+        job, settings = self.claim.job, self._means.settings
+        capture = Capture(self._emit)
+        feeds: list[Callable[[str, bytes], None]] = [capture.feed, self._tail.feed]
+        with contextlib.ExitStack() as ends:
+            if settings.output_dir:
+                title = f"attempt {number}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, pid {self.child.pid}"
+                file = JobFile(file_of(settings.output_dir, self._means.keys.queue, job.id), title, self._output_lost)
+                feeds.append(file.feed)
+                ends.callback(file.close)
+            ends.callback(capture.end)
+            ends.callback(self.child.hear, None)
+            self.child.hear(partial(_each, feeds))
+            yield
+
+    async def _keep_output(self, outcome: Outcome) -> None:
+        """Put the end of the output into the job's log, while the lock still proves that we may."""
+        means, job = self._means, self.claim.job
+        wanted = means.settings.keep_output
+        if wanted == "never" or (wanted == "failed" and not isinstance(outcome, UNFINISHED)):
+            return
+        if not (lines := self._tail.lines()):
+            return
+        self._tail = Tail()
+        keep = job.opts.get("kl")
+        try:
+            await means.store.run(
+                work.log_lines(means.keys, job.id, lines, keep if isinstance(keep, int) else None, self.claim.token)
+            )
+        except SandqError as error:
+            means.publish(StoreTrouble(doing=f"output of {job.id}", why=str(error)))
 
     async def _keep_schedule(self) -> bool:
         """A claimed scheduler job owes the queue its next iteration; without it the schedule stops for everybody."""
@@ -199,5 +255,14 @@ class Assignment:
     def _broken(self, why: str) -> None:
         self.stop(Stop("protocol", f"protocol violation: {why}"))
 
-    def _emit(self, stream: str, line: str) -> None:
-        self._means.publish(Output(queue=self._means.keys.queue, job_id=self.claim.job.id, stream=stream, line=line))
+    def _emit(self, stream: str, line: str, level: str) -> None:
+        queue, job_id = self._means.keys.queue, self.claim.job.id
+        self._means.publish(Output(queue=queue, job_id=job_id, stream=stream, line=line, level=level))
+
+    def _output_lost(self, why: str) -> None:
+        self._means.publish(OutputLost(queue=self._means.keys.queue, job_id=self.claim.job.id, why=why))
+
+
+def _each(feeds: Sequence[Callable[[str, bytes], None]], stream: str, data: bytes) -> None:
+    for feed in feeds:
+        feed(stream, data)

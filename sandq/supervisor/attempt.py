@@ -14,11 +14,14 @@ from sandq.config import QueueSettings
 from sandq.job import Job
 from sandq.outcome import Cause, Death
 from sandq.protocol import FINAL, Frame, Kind
+from sandq.supervisor import oom
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.units import show_duration
 from sandq.verdict import Evidence, Stop
 
 HOST = socket.gethostname()
+STACK_WAIT_S = 1.0  # a child on a busy machine may take this long until its signal handler runs
+STACK_LOOK_S = 0.01
 # What faulthandler writes: it tells a stack dump from whatever else is on stderr.
 _STACK = re.compile(r"^(?:Fatal Python error.*|Current thread 0x|Thread 0x)", re.MULTILINE)
 
@@ -35,6 +38,7 @@ class Attempt:
     supervisor: str
     started_at: float = 0.0
     doomed: bool = False  # the child was sent a signal that ends it, even if it still answered
+    _oom_kills: oom.Reading | None = None
     _stop: Stop | None = None
     _ladder: asyncio.Task[None] | None = None
     _ended: asyncio.Future[Frame | Exit] | None = None
@@ -43,6 +47,7 @@ class Attempt:
         """Hand the job over and wait for its end: a final frame or the death of the child, whichever is first."""
         child = self.child
         self.started_at = boottime()
+        self._oom_kills = oom.kills()
         self._ended = asyncio.get_running_loop().create_future()
         child.on_frame = self._receive
         child.on_broken = self._broken
@@ -88,10 +93,19 @@ class Attempt:
         self.child.signal(signal.SIGUSR2)
         await asyncio.sleep(self.settings.soft_stop_s)
         self.doomed = True
+        kill_at = boottime() + self.settings.term_stop_s
         self.child.signal(signal.SIGUSR1)
+        await self._stack_taken(min(STACK_WAIT_S, self.settings.term_stop_s / 2))
         self.child.signal(signal.SIGTERM)
-        await asyncio.sleep(self.settings.term_stop_s)
+        await asyncio.sleep(kill_at - boottime())
         self._kill_child(stop)
+
+    async def _stack_taken(self, limit_s: float) -> None:
+        """Until the stack dump is on stderr. A SIGTERM that came before it was written would end the child first."""
+        deadline = boottime() + limit_s
+        while boottime() < deadline and _STACK.search(self.child.stderr_tail) is None:  # noqa: ASYNC110
+            await asyncio.sleep(STACK_LOOK_S)
+        await asyncio.sleep(STACK_LOOK_S)  # its first lines are there: the others follow at once
 
     def _start_clock(self) -> asyncio.TimerHandle | None:
         """The job's own timeout, else the queue's; the run ceiling caps either."""
@@ -122,6 +136,7 @@ class Attempt:
             "parent": job.parent_key,
             "timestamp": job.timestamp,
             "max_result": self.settings.max_result,
+            "cpu_s": limits.cpu_s if (limits := self.settings.limits) is not None else None,
         }
         return Frame(Kind.RUN, self.nonce, head, job.data_json)
 
@@ -151,14 +166,13 @@ class Attempt:
             signal=exit_.signal if exit_ else None,
             killed_by=exit_.why if exit_ else "",
             launcher_died=exit_ is not None and exit_.status is None,
+            oom_kills=oom.kills_since(self._oom_kills) if exit_ is not None and exit_.signal == "SIGKILL" else 0,
             stop=self._stop,
             max_result=self.settings.max_result,
         )
 
-    def _certificate(self, exit_: Exit | None) -> Death | None:
+    def _certificate(self, exit_: Exit | None) -> Death:
         """What is known of the child now; who reads the evidence fills in the cause."""
-        if exit_ is None and self._stop is None:
-            return None
         stderr, stack = self.child.stderr_tail, ""
         if (match := _STACK.search(stderr)) is not None:
             stderr, stack = stderr[: match.start()], stderr[match.start() :]

@@ -25,6 +25,15 @@ class ChildDied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recycled:
+    """A child runs no further job and leaves; another takes its place."""
+
+    queue: str
+    pid: int
+    reason: str  # "has run 100 jobs", "left 1 thread running: ..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """A claimed job was handed to a child."""
 
@@ -95,14 +104,25 @@ class Output:
     """One line that a child wrote to its stdout or stderr, or logged with `job.log`."""
 
     queue: str
-    job_id: str
+    job_id: str  # "" for what was written between two jobs, or while the processor loaded
     stream: str  # "stdout", "stderr", "log"
     line: str
+    level: str = ""  # of a `logging` record or a `job.log`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputLost:
+    """The file of a job's output cannot be written; the job does not notice."""
+
+    queue: str
+    job_id: str
+    why: str
 
 
 Fact = (
     ChildReady
     | ChildDied
+    | Recycled
     | Started
     | Progressed
     | Settled
@@ -111,5 +131,6 @@ Fact = (
     | StoreTrouble
     | LauncherDied
     | Output
+    | OutputLost
 )
 Listener = Callable[[Fact], None]

@@ -10,16 +10,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from sandq.clock import boottime
 from sandq.config import Lease
 from sandq.errors import SandqError
+from sandq.supervisor.confine import Confinement
 from sandq.supervisor.process import ChildProcess, Exit
+from sandq.supervisor.scratch import Scratch, remove, sweep
 
 SPAWN_WAIT_S = 30.0  # a launcher that has not started a child by then is as good as dead
 MAX_PACKET = 1 << 20
 YOUNG_S = 1.0
+FREE = Confinement()
 # What a launcher and a child may see of our environment. Never SANDQ_*: a Redis URL may stand there.
 ALLOWED_ENV = frozenset(
     [
@@ -81,6 +85,7 @@ class Fleet:
         self._control: socket.socket | None = None
         self._leases: socket.socket | None = None
         self._pidfd = -1
+        self._scratch: Scratch | None = None
         self._started_at = 0.0
         self._closing = False
 
@@ -122,17 +127,49 @@ class Fleet:
         loop.add_reader(self._pidfd, self._on_launcher_death)
         self._on_lease_socket(lease_ours)
 
-    async def spawn(self, env: dict[str, str]) -> ChildProcess:
-        """Start one child; SpawnFailed when the launcher could not."""
+    async def spawn(self, env: dict[str, str], confinement: Confinement = FREE, *, forks: bool = False) -> ChildProcess:
+        """Start one child, or with `forks` a template; SpawnFailed when the launcher could not."""
+        self._last_number += 1
+        module = "sandq.child.template" if forks else "sandq.child"
+        tmp = self._make_tmp(self._last_number) if confinement.private_tmp else None
+        argv = [*confinement.prefix(tmp), sys.executable, "-P", "-m", module]
+        # A template's children write their own numbers over its.
+        mark = {"SANDQ_CHILD": f"{self._last_number:010}" if forks else str(self._last_number)}
+        if tmp is not None:
+            mark |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), tmp)
+        request = {"op": "spawn", "argv": argv, "env": env | mark, "forks": forks, "confine": confinement.wish()}
+        child = await self._ask(self._last_number, request)
+        if tmp is not None:
+            child.exited.add_done_callback(lambda _: self._drop_tmp(tmp))
+        if confinement.wrap:
+            child.find_worker()
+        return child
+
+    def _make_tmp(self, number: int) -> str:
+        try:
+            if self._scratch is None:
+                self._scratch = Scratch()
+                asyncio.get_running_loop().run_in_executor(None, sweep)
+            return str(self._scratch.make(number))
+        except OSError as error:
+            raise SpawnFailed(f"cannot make a temporary folder for a child: {error}") from error
+
+    def _drop_tmp(self, tmp: str) -> None:
+        if not self._closing:  # else all of them go at once
+            asyncio.get_running_loop().run_in_executor(None, remove, Path(tmp))
+
+    async def fork(self, template: ChildProcess) -> ChildProcess:
+        """Have a template fork one child; SpawnFailed when it did not."""
+        self._last_number += 1
+        return await self._ask(self._last_number, {"op": "fork", "template": template.number})
+
+    async def _ask(self, number: int, request: dict[str, Any]) -> ChildProcess:
         if self._control is None:
             raise SpawnFailed("no launcher is running")
-        self._last_number += 1
-        number = self._last_number
-        argv = [sys.executable, "-P", "-m", "sandq.child"]
         future: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
         self._spawning[number] = future
         try:
-            self._say({"op": "spawn", "child": number, "argv": argv, "env": env | {"SANDQ_CHILD": str(number)}})
+            self._say(request | {"child": number})
             return await asyncio.wait_for(future, SPAWN_WAIT_S)
         except TimeoutError as error:
             raise SpawnFailed(f"the launcher did not start a child within {SPAWN_WAIT_S:g}s") from error
@@ -147,6 +184,12 @@ class Fleet:
     async def close(self, wait_s: float = 10.0) -> None:
         """End the launcher, and with it every child; returns when it is gone, or kills it after `wait_s`."""
         self._closing = True
+        await self._end_launcher(wait_s)
+        if self._scratch is not None:
+            await asyncio.to_thread(self._scratch.close)
+            self._scratch = None
+
+    async def _end_launcher(self, wait_s: float) -> None:
         launcher = self._launcher
         if launcher is None:
             return

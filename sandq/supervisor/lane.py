@@ -31,9 +31,8 @@ class Lane:
     def __init__(self, means: Means, pool: Pool, marker: Marker, worker: str | None, *, burst: bool) -> None:
         self.running: dict[str, Assignment] = {}  # by token
         self.pool = pool
-        self.finished: asyncio.Future[str | None] = (
-            asyncio.get_running_loop().create_future()
-        )  # burst: None, or why not
+        self.quiet = asyncio.Event()  # for a burst: nothing was left when we looked last, or `trouble` says why not
+        self.trouble: str | None = None
         self._means = means
         self._marker = marker
         self._worker = worker
@@ -43,10 +42,11 @@ class Lane:
         self._serving: asyncio.Task[None] | None = None
         self._sleeping: asyncio.Task[bool] | None = None
         self._free = asyncio.Event()
+        self._claiming = False
         self._accepting = True
 
     def wake(self) -> None:
-        """A child is ready: look again."""
+        """A child is ready, or cannot be had: look again."""
         self._free.set()
 
     def start(self) -> None:
@@ -59,6 +59,7 @@ class Lane:
         while self._accepting:
             children = self._borrow()
             if not children:
+                self._note_broken()
                 self._free.clear()
                 await self._free.wait()
                 continue
@@ -92,11 +93,14 @@ class Lane:
     async def _claim(self, children: list[ChildProcess]) -> float:
         """Claim a job for each child and start them; how long to wait before the next claim."""
         sent_at = boottime()
+        self._claiming = True
         try:
             claimed = await self._means.store.run(work.claim(self._means.keys, self._next(len(children))))
         except SandqError as error:
             self._means.publish(StoreTrouble(doing=f"claim from {self._means.keys.queue}", why=str(error)))
             claimed = None
+        finally:
+            self._claiming = False
         jobs = claimed.jobs if claimed is not None else ()
         for child, job in zip(children, jobs, strict=False):
             self._begin(self._slot(Assignment(self._means, job, sent_at, child)))
@@ -133,6 +137,7 @@ class Lane:
         )
 
     def _begin(self, slot: Coroutine[Any, Any, None]) -> None:
+        self.quiet.clear()
         task = asyncio.get_running_loop().create_task(slot)
         self._slots.add(task)
         task.add_done_callback(self._task_ended)
@@ -158,6 +163,7 @@ class Lane:
         self.running[token] = assignment
         child: ChildProcess | None = assignment.child
         try:
+            self.pool.begins(assignment.child)
             # A claim that came while we stopped goes back as it was.
             outcome = await assignment.run() if self._accepting else NOT_BEGUN
             child = self._successor(assignment)
@@ -181,12 +187,10 @@ class Lane:
 
     def _successor(self, assignment: Assignment) -> ChildProcess | None:
         """The child for the next job: the same one if it is fit, else a warm spare."""
-        if assignment.fit and self.pool.keeps(assignment.child):
-            return assignment.child
-        if assignment.fit:
-            self.pool.dismiss(assignment.child)
-        else:
+        if not assignment.fit:
             self.pool.discard(assignment.child)
+        elif not self.pool.recycles(assignment.child, assignment.unfit):
+            return assignment.child
         return self.pool.take()
 
     # -- beside the line -----------------------------------------------------------------------------------------------
@@ -245,17 +249,31 @@ class Lane:
                 if stop is not None and run.claim.token in self.running:
                     run.stop(stop)
 
+    # -- burst ---------------------------------------------------------------------------------------------------------
+
+    async def has_work(self) -> bool:
+        """Whether jobs of this queue run here, are being claimed, or could be now or later; schedulers do not count."""
+        try:
+            left = await self._means.store.run(work.has_backlog(self._means.keys))
+        except SandqError:
+            left = True  # nobody knows; the next empty claim looks again
+        if left or self._claiming or self.running:
+            self.quiet.clear()
+            return True
+        return False
+
+    def _note_broken(self) -> None:
+        if self._burst and self.pool.processor_broken and not self._slots:
+            self.trouble = f"queue {self._means.keys.queue}: its processor is broken: {self.pool.breaker.why}"
+            self.quiet.set()
+
     async def _look_for_the_end(self, claimed: work.Claimed | None) -> None:
-        """Burst: finished when nothing waits, nothing of ours runs, and only schedulers have something for later."""
-        if not self._burst or self.finished.done():
+        if not self._burst:
             return
         queue = self._means.keys.queue
         if claimed is not None and claimed.why == "paused":
-            self.finished.set_result(f"queue {queue} is paused; resume it with: sandq resume {queue}")
-        elif not self.running:
-            try:
-                left = await self._means.store.run(work.has_backlog(self._means.keys))
-            except SandqError:
-                return  # the next empty claim looks again
-            if not left and not self.running and not self.finished.done():
-                self.finished.set_result(None)
+            self.trouble = f"queue {queue} is paused; resume it with: sandq resume {queue}"
+            self.quiet.set()
+            return
+        if not await self.has_work():
+            self.quiet.set()

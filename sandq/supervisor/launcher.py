@@ -5,7 +5,8 @@
 It is small and single-threaded on purpose: PR_SET_PDEATHSIG is bound to the thread that forks, and a process that runs
 nothing else keeps its deadlines. Messages are JSON, one per packet, on two SOCK_SEQPACKET sockets:
 
-    control, in    {"op": "spawn", "child": 7, "argv": [...], "env": {...}}
+    control, in    {"op": "spawn", "child": 7, "argv": [...], "env": {...}, "forks": false, "confine": null}
+                   {"op": "fork", "child": 8, "template": 7}        from a child that was spawned with "forks"
                    {"op": "kill", "child": 7, "why": "..."}
     control, out   {"op": "spawned", "child": 7, "pid": 4711} with its socket, stdout, stderr and pidfd
                    {"op": "spawn-failed", "child": 7, "error": "..."}
@@ -33,6 +34,7 @@ from typing import Any
 from sandq.clock import boottime_ns
 from sandq.supervisor.kernel import KillTimer, adopt_orphans
 from sandq.supervisor.spawn import Started, start
+from sandq.supervisor.templates import Answer, Templates
 from sandq.supervisor.tree import kill_orphans, kill_tree
 
 MAX_PACKET = 1 << 20
@@ -57,6 +59,7 @@ class Launcher:
         self._kill_after = kill_after
         self._fence = fence
         self._children: dict[int, _Child] = {}
+        self._templates = Templates()
         self._leases: dict[int, int] = {}
         self._pulse = boottime_ns()
         self._timer = KillTimer()
@@ -68,23 +71,29 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until the supervisor ends or closes its sockets; leaves no descendant behind."""
-        poll = select.poll()
-        for fd in (self._control.fileno(), self._lease_socket.fileno(), self._supervisor, self._woken):
-            poll.register(fd, select.POLLIN)
         try:
-            while self._turn(poll.poll(self._wait_ms())):
+            while self._turn(self._ready()):
                 pass
         finally:
             self._kill_all()
 
-    def _turn(self, ready: list[tuple[int, int]]) -> bool:
+    def _ready(self) -> set[int]:
+        """Wait for news, at most until the next deadline."""
+        poll = select.poll()  # made anew each time: templates come and go
+        own = (self._control.fileno(), self._lease_socket.fileno(), self._supervisor, self._woken)
+        for fd in (*own, *self._templates.fds()):
+            poll.register(fd, select.POLLIN)
+        return {fd for fd, _ in poll.poll(self._wait_ms())}
+
+    def _turn(self, fds: set[int]) -> bool:
         """One round: leases before deadlines, deadlines before requests, so that no kill acts on old news."""
-        fds = {fd for fd, _ in ready}
         if self._supervisor in fds:
             return False
         if self._lease_socket.fileno() in fds and not self._read_leases():
             return False
         self._kill_overdue()
+        for answer in self._templates.answers(fds):
+            self._forked(answer)
         if self._woken in fds:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 4096)
@@ -126,6 +135,8 @@ class Launcher:
             return False
         if message["op"] == "spawn":
             self._spawn(message)
+        elif message["op"] == "fork":
+            self._fork(message["child"], message["template"])
         elif message["op"] == "kill":
             self._kill(message["child"], message["why"])
         return True
@@ -133,10 +144,30 @@ class Launcher:
     def _spawn(self, message: dict[str, Any]) -> None:
         number = message["child"]
         try:
-            started = start(message["argv"], message["env"])
+            if message["forks"]:
+                started = self._templates.start(number, message["argv"], message["env"])
+            else:
+                started = start(message["argv"], message["env"], message["confine"])
         except OSError as error:
             self._say({"op": "spawn-failed", "child": number, "error": str(error)})
-            return
+        else:
+            self._register(number, started)
+
+    def _fork(self, number: int, template: int) -> None:
+        """Ask a template for a child; it answers in its own time."""
+        try:
+            self._templates.ask(template, number)
+        except OSError as error:
+            self._say({"op": "spawn-failed", "child": number, "error": str(error)})
+
+    def _forked(self, answer: Answer) -> None:
+        number, started = answer
+        if isinstance(started, str):
+            self._say({"op": "spawn-failed", "child": number, "error": started})
+        else:
+            self._register(number, started)
+
+    def _register(self, number: int, started: Started) -> None:
         self._children[number] = _Child(number, started.pid, started.pidfd)
         try:
             self._say({"op": "spawned", "child": number, "pid": started.pid}, started)
@@ -167,6 +198,8 @@ class Launcher:
         del self._children[child.number]
         self._leases.pop(child.number, None)
         os.close(child.pidfd)
+        for answer in self._templates.end(child.number):
+            self._forked(answer)
         rusage = {"cpu_s": round(cpu_s, 4), "peak_rss": peak_rss}
         self._say({"op": "exited", "child": child.number, "status": status, "rusage": rusage, "why": child.why})
 

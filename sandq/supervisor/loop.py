@@ -25,6 +25,7 @@ from sandq.store.connections import Marker, check_server
 from sandq.store.executors import AsyncExecutor, SyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.store.urls import redact
+from sandq.supervisor import isolation
 from sandq.supervisor.assignment import Means
 from sandq.supervisor.facts import Fact, LauncherDied, Listener, Settled, StoreTrouble
 from sandq.supervisor.fleet import Fleet
@@ -37,6 +38,7 @@ from sandq.verdict import Stop
 SLOTS = 4  # concurrent Redis calls of the event loop: claims and settlements rarely need more
 LOAD_WAIT_S = 120.0  # a processor that has not loaded by then (a large model, a hung import) refuses the start
 UNREGISTER_WAIT_S = 2.0
+POLICY_EVERY_S = 60.0  # a server that was fit at the start may be told to evict later
 SHOWN_PROGRESS = 200  # bytes of its JSON text: what a child sent is shown, never parsed here
 
 Source = str | Callable[..., Any] | QueueSettings
@@ -103,6 +105,7 @@ class Supervisor:
                 undo.callback(server.close)
             self._url = url
             await asyncio.to_thread(check_server, url, allow_eviction=self._settings.allow_eviction)
+            await isolation.prove((keys.queue, settings) for keys, (_, settings) in self._plans.items())
             self._store = AsyncExecutor(url, slots=SLOTS, redis_timeout=self._settings.redis_timeout_s)
             undo.push_async_callback(self._store.close)
             self._heartbeat = self._make_heartbeat(url, undo)
@@ -119,6 +122,7 @@ class Supervisor:
             for watcher in lane.watchers(self._settings.cancel_every_s):
                 self._spawn(watcher)
         self._spawn(self._register())
+        self._spawn(self._watch_policy())
         self._serving = True
 
     async def wait(self) -> int:
@@ -288,9 +292,14 @@ class Supervisor:
             self.stop()
 
     async def _await_burst(self) -> None:
-        for lane in self._lanes.values():
-            why = await lane.finished
-            self._failure = self._failure or why
+        """A job that ends in one queue may release its parent in another: only all of them quiet at once is the end."""
+        lanes = list(self._lanes.values())
+        while True:
+            for lane in lanes:
+                await lane.quiet.wait()
+            self._failure = next((lane.trouble for lane in lanes if lane.trouble is not None), self._failure)
+            if self._failure is not None or not any([await lane.has_work() for lane in lanes]):
+                break
         self.stop()
 
     # -- telling -------------------------------------------------------------------------------------------------------
@@ -299,7 +308,11 @@ class Supervisor:
         if isinstance(fact, Settled):
             self._ended[fact.queue, fact.to if fact.outcome != "Crashed" else "crashed"] += 1
         for listener in self._listeners:
-            listener(fact)
+            try:
+                listener(fact)
+            except Exception as error:  # noqa: BLE001  # what listens must not cost a job its settlement
+                context = {"message": f"a listener failed at {type(fact).__name__}", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     async def _register(self) -> None:
         """Keep one key per queue that says who serves it and how it fares; it expires with us."""
@@ -312,6 +325,17 @@ class Supervisor:
                 except SandqError as error:
                     self._publish(StoreTrouble(doing="register", why=str(error)))
             await asyncio.sleep(every_s)
+
+    async def _watch_policy(self) -> None:
+        """Say so, each time, when the server is allowed to forget jobs and locks; jobs go on meanwhile."""
+        while not self._settings.allow_eviction:
+            await asyncio.sleep(POLICY_EVERY_S)
+            try:
+                await asyncio.to_thread(check_server, self._url)
+            except StartRefused as error:
+                self._publish(StoreTrouble(doing="check the server", why=str(error)))
+            except SandqError:
+                continue  # who works with Redis complains of it
 
     def stats(self) -> dict[str, Any]:
         """A snapshot for people: heartbeat, children and jobs of every queue."""
@@ -342,6 +366,7 @@ class Supervisor:
             "retried": self._ended[queue, "wait"] + self._ended[queue, "delayed"],
             "crashed": self._ended[queue, "crashed"],
             "broken": lane.pool.breaker.why,
+            "broken_retry_s": lane.pool.retry_in_s,
             "running": [
                 {
                     "id": run.claim.job.id,

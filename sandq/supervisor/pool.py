@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from sandq.clock import boottime
 from sandq.config import QueueSettings, usable_cores
 from sandq.protocol import Frame, Kind
-from sandq.supervisor.facts import ChildDied, ChildReady, Listener, ProcessorBroken
-from sandq.supervisor.fleet import Fleet, SpawnFailed, child_env
+from sandq.supervisor.facts import ChildDied, ChildReady, Listener, Output, ProcessorBroken, Recycled
+from sandq.supervisor.fleet import Fleet, SpawnFailed
+from sandq.supervisor.output import Capture
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.supervisor.processor import Processor
+from sandq.supervisor.recycle import Service, due, looks_every_s, rss_of
+from sandq.supervisor.source import answer_to_load, source_of, why_broken
 
 FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 300.0
@@ -40,7 +43,7 @@ class Breaker:
 
 
 class Pool:
-    """Children of one processor. `on_ready` is called whenever one can be taken."""
+    """Children of one processor. `on_change` is called whenever one can be taken, or cannot be had."""
 
     def __init__(
         self,
@@ -49,21 +52,25 @@ class Pool:
         settings: QueueSettings,
         fleet: Fleet,
         publish: Listener,
-        on_ready: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._processor = processor
         self._settings = settings
-        self._fleet = fleet
+        self._source = source_of(queue, processor, settings, fleet, publish)
         self._publish = publish
-        self._on_ready = on_ready
+        self._on_change = on_change
         self._ready: deque[ChildProcess] = deque()
         self._busy: set[ChildProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._retiring: set[ChildProcess] = set()  # their replacements are on the way; until then they may be needed
         self._retry: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._closing = False
+        self._loop = asyncio.get_running_loop()  # the live view asks from a thread of its own
         self.breaker = Breaker()
+        self.processor_broken = False  # the last failure was the processor's own
         self.names: tuple[str, ...] = ()
         self.any_name = False
         self.loaded: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()  # None, or why not
@@ -83,14 +90,21 @@ class Pool:
         """Children that run a job."""
         return len(self._busy)
 
+    @property
+    def retry_in_s(self) -> float | None:
+        """A broken processor is tried again in so many seconds; None while nothing is broken."""
+        if self.breaker.why is None:
+            return None
+        return 0.0 if self._retry is None else round(max(0.0, self._retry.when() - self._loop.time()), 1)
+
     def refill(self) -> None:
         """Start what is missing, a few at a time: loading is CPU work that running jobs would feel."""
         if self._closing or self._retry is not None:
             return
-        target = self._settings.concurrency + self._settings.spares
         # The first child alone shows whether the processor loads at all.
         at_once = max(2, usable_cores()) if self.loaded.done() else 1
-        while self.starting < at_once and self.ready + self.busy + self.starting < target:
+        ahead = min(len(self._retiring), at_once)
+        while self.starting < at_once and self.ready + self.busy + self.starting - ahead < self._target:
             task = asyncio.get_running_loop().create_task(self._start())
             self._starting.add(task)
             task.add_done_callback(self._started)
@@ -114,58 +128,62 @@ class Pool:
         else:
             self._idle(child)
             self._ready.appendleft(child)  # the warmest first: spares stay spares
-            self._on_ready()
+            self._relieve()
+            self._on_change()
 
-    def keeps(self, child: ChildProcess) -> bool:
-        """Whether the child may run another job, or is due for recycling."""
-        limit = self._settings.recycle_after
-        return child.alive and not self._closing and (limit is None or child.jobs < limit)
+    def begins(self, child: ChildProcess) -> None:
+        """The child is about to run a job. If that is its last, its replacement loads meanwhile."""
+        if self._due(child, jobs=child.jobs + 1) is not None:
+            self._retiring.add(child)
+            self.refill()
 
-    def dismiss(self, child: ChildProcess) -> None:
-        """The child did its share: let it go in peace while its replacement loads."""
-        self._busy.discard(child)
-        self._dismiss(child)
-        self.refill()
+    def recycles(self, child: ChildProcess, unfit: str = "") -> bool:
+        """Whether the child, whose job has ended, runs no other; then it leaves and its replacement is on the way."""
+        rss = rss_of(child.worker) if self._settings.soft_memory is not None else 0
+        reason = self._due(child, rss=rss, unfit=unfit)
+        if reason is None:
+            self._retiring.discard(child)
+            child.idle_since = boottime()
+            return False
+        self._recycle(child, reason)
+        return True
 
     def discard(self, child: ChildProcess) -> None:
-        """The child is not fit for another job: kill it, and start another."""
+        """The child cannot be trusted to leave by itself: kill it, and start another."""
         self._busy.discard(child)
+        self._retiring.discard(child)
         child.kill("discarded")
         self.refill()
 
     async def close(self) -> None:
         """Say goodbye to all; whoever does not leave in time goes with the launcher."""
         self._closing = True
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._look):
+            if timer is not None:
+                timer.cancel()
         for task in self._starting:
             task.cancel()
         for child in self._ready:
             self._dismiss(child)
         self._ready.clear()
+        self._source.close()
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=BYE_WAIT_S)
 
     async def _start(self) -> None:
         """Start one child and wait until its processor is loaded."""
         try:
-            child = await self._fleet.spawn(child_env(self._settings.env))
+            child = await self._source.start()
         except SpawnFailed as error:
-            self._failed(str(error))
+            self._failed(str(error), host=True)
             return
-        answered: asyncio.Future[Frame | str] = asyncio.get_running_loop().create_future()
-
-        def answer(value: Frame | str) -> None:
-            if not answered.done():
-                answered.set_result(value)
-
-        child.on_frame = answer
-        child.on_broken = answer
+        child.limit_output(self._settings.output_rate)
+        unasked = Capture(self._heard)  # what it writes while it has no job
+        child.between_jobs = unasked.feed
+        child.exited.add_done_callback(lambda _: unasked.end())
         child.exited.add_done_callback(lambda exit_: self._died(child, exit_.result()))
-        child.exited.add_done_callback(lambda exit_: answer(f"its child ended while loading: {exit_.result()}"))
-        child.send(self._processor.load_frame())
         try:
-            reply = await answered
+            reply = await answer_to_load(child, self._processor.load_frame())
         except asyncio.CancelledError:
             child.kill("cancelled")
             raise
@@ -173,7 +191,7 @@ class Pool:
             self._loaded(child, reply)
         else:
             child.kill("broken")
-            self._failed(_why(reply, child))
+            self._failed(why_broken(reply, child))
 
     def _started(self, task: asyncio.Task[None]) -> None:
         self._starting.discard(task)
@@ -183,18 +201,22 @@ class Pool:
 
     def _loaded(self, child: ChildProcess, reply: Frame) -> None:
         self.breaker.reset()
+        self.processor_broken = False
         self.names = tuple(str(name) for name in reply.head["names"])
         self.any_name = bool(reply.head["any_name"])
         self._idle(child)
         self._ready.append(child)
         self._publish(ChildReady(queue=self._queue, pid=child.pid, load_s=boottime() - child.started_at))
+        self._relieve()
         if not self.loaded.done():
             self.loaded.set_result(None)
-        self._on_ready()
+            self._look_later()
+        self._on_change()
 
-    def _failed(self, why: str) -> None:
+    def _failed(self, why: str, *, host: bool = False) -> None:
         """The processor, or the host, cannot give us a child now. No job is charged for it."""
         delay = self.breaker.fail(why)
+        self.processor_broken = not host
         if not self.loaded.done():
             self.loaded.set_result(why)
             self._closing = True  # a start that cannot work is refused: nothing to try again
@@ -203,21 +225,71 @@ class Pool:
             return
         self._publish(ProcessorBroken(queue=self._queue, why=why, retry_in_s=delay))
         self._retry = asyncio.get_running_loop().call_later(delay, self._try_again)
+        self._on_change()
 
     def _try_again(self) -> None:
         self._retry = None
         self.refill()
+
+    @property
+    def _target(self) -> int:
+        return self._settings.concurrency + self._settings.spares
+
+    def _due(self, child: ChildProcess, *, jobs: int | None = None, rss: int = 0, unfit: str = "") -> str | None:
+        now = boottime()
+        service = Service(
+            started_at=child.started_at,
+            idle_since=now if child in self._busy else child.idle_since,
+            jobs=child.jobs if jobs is None else jobs,
+            rss=rss,
+            unfit=unfit,
+        )
+        return due(service, self._settings, now)
+
+    def _recycle(self, child: ChildProcess, reason: str) -> None:
+        """Let it go in peace. Its replacement is asked for first."""
+        self._busy.discard(child)
+        self._retiring.discard(child)
+        self.refill()
+        self._publish(Recycled(queue=self._queue, pid=child.pid, reason=reason))
+        self._dismiss(child)
+
+    def _look_later(self) -> None:
+        every_s = looks_every_s(self._settings)
+        if every_s is not None and not self._closing:
+            self._look = asyncio.get_running_loop().call_later(every_s, self._look_at_idle)
+
+    def _look_at_idle(self) -> None:
+        """Find children whose time has come while they wait for work."""
+        self._retiring |= {child for child in self._ready if self._due(child) is not None}
+        self._relieve()
+        self.refill()
+        self._look_later()
+
+    def _relieve(self) -> None:
+        """Let those idle children go for whom a replacement is there."""
+        for child in [child for child in self._ready if child in self._retiring]:
+            if self.ready + self.busy <= self._target:
+                return
+            if (reason := self._due(child)) is None:
+                self._retiring.discard(child)
+            else:
+                self._ready.remove(child)
+                self._recycle(child, reason)
+
+    def _heard(self, stream: str, line: str, level: str) -> None:
+        self._publish(Output(queue=self._queue, job_id="", stream=stream, line=line, level=level))
 
     @staticmethod
     def _idle(child: ChildProcess) -> None:
         """Without a job a child has nothing to say."""
         child.on_frame = lambda _frame: None
         child.on_broken = lambda _why: child.kill("protocol")
-        child.on_output = lambda _stream, _data: None
 
     def _died(self, child: ChildProcess, exit_: Exit) -> None:
         if not self._closing:
             self._publish(ChildDied(queue=self._queue, pid=child.pid, how=str(exit_)))
+        self._retiring.discard(child)
         if child not in self._ready:
             return  # whoever has it tells us, or it never loaded
         self._ready.remove(child)
@@ -236,12 +308,3 @@ class Pool:
         _, late = await asyncio.wait([child.exited], timeout=BYE_WAIT_S)
         if late:
             child.kill("late")
-
-
-def _why(reply: Frame | str, child: ChildProcess) -> str:
-    if isinstance(reply, str):
-        tail = child.stderr_tail.strip().splitlines()
-        return f"{reply} ({tail[-1]})" if tail else reply
-    if reply.kind is not Kind.BROKEN:
-        return f"its child said {reply.kind.name} instead of READY"
-    return str(reply.head["error"])

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sandq.clock import boottime
 from sandq.errors import ProtocolError
 from sandq.protocol import Decoder, Frame, encode
+from sandq.supervisor.output import Bucket
 
 REAPED_WAIT_S = 1.0  # after death, the launcher's report (status, rusage) is waited for this long
 EOF_WAIT_S = 0.25
 TAIL = 4 << 10  # of stderr, for the death certificate
+OUTPUT_RATE = 4 << 20  # bytes a second, and as many at once; a child that writes more has to wait
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_BY_SIGNAL = 128
 _CHUNK = 1 << 18
 _LAST_READS = 128  # of _CHUNK each: more than the largest frame
+_PIPE = 1 << 16  # what a pipe holds
+_LAST_OUTPUT_READS = 4  # of _PIPE each: a program that the child left behind may go on writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +73,13 @@ class ChildProcess:
     ) -> None:
         self.number = number
         self.pid = pid
-        self.started_at = boottime()
+        self.worker = pid  # where the handler runs; another process than `pid` only under a wrapper
+        self.started_at = self.idle_since = boottime()
         self.jobs = 0
         self.on_frame: Callable[[Frame], None] = lambda _frame: None
         self.on_broken: Callable[[str], None] = lambda _why: None
-        self.on_output: Callable[[str, bytes], None] = lambda _stream, _data: None
+        self.between_jobs: Callable[[str, bytes], None] = lambda _stream, _data: None
+        self._on_output: Callable[[str, bytes], None] = self._unheard
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._kill = kill
@@ -77,7 +87,11 @@ class ChildProcess:
         self._socket = socket.socket(fileno=fds[0])
         self._socket.setblocking(False)
         self._outputs = {"stdout": fds[1], "stderr": fds[2]}
+        self._bucket = Bucket(OUTPUT_RATE)
+        self._ended_outputs: set[str] = set()
+        self._rest: asyncio.TimerHandle | None = None  # runs while this child's output is not read
         self._pidfd = fds[3]
+        self._worker_fd: int | None = fds[3]
         self._decoder = Decoder(from_child=True, max_body=max_body)
         self._unsent = bytearray()
         self._stderr = bytearray()
@@ -88,7 +102,7 @@ class ChildProcess:
         self._loop.add_reader(self._pidfd, self._on_death)
         for stream, fd in self._outputs.items():
             os.set_blocking(fd, False)
-            self._loop.add_reader(fd, self._read_output, stream)
+            self._loop.add_reader(fd, self._on_readable_output, stream)
 
     def __repr__(self) -> str:
         return f"<ChildProcess {self.number} pid {self.pid} {'dead' if self._dead else 'alive'}>"
@@ -102,6 +116,16 @@ class ChildProcess:
     def stderr_tail(self) -> str:
         """The last 4 KiB it wrote to stderr."""
         return self._stderr.decode("utf-8", "replace")
+
+    def limit_output(self, rate: int) -> None:
+        """Read at most so many bytes a second of what it writes from now on."""
+        self._bucket = Bucket(rate)
+
+    def hear(self, listener: Callable[[str, bytes], None] | None) -> None:
+        """A job begins, or None: it is over. What was written before this moment still goes to whoever listened."""
+        if not self._dead:
+            self._drain_output()
+        self._on_output = listener or self._unheard
 
     def forget_output(self) -> None:
         """A new job begins: what was written before is not its."""
@@ -124,10 +148,16 @@ class ChildProcess:
                 self._loop.add_writer(self._socket, self._on_writable)
             self._unsent += data
 
+    def find_worker(self) -> None:
+        """A wrapper stands between us and the child, in a pid namespace perhaps: the kernel names who speaks to us."""
+        self._worker_fd = None
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the child itself, not to its tree."""
-        if not self._dead:
-            signal.pidfd_send_signal(self._pidfd, number)
+        if not self._dead and self._worker_fd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._worker_fd, number)
 
     def kill(self, why: str) -> None:
         """SIGKILL the child and everything it started."""
@@ -148,6 +178,8 @@ class ChildProcess:
 
     def reaped(self, exit_: Exit) -> None:
         """The launcher reaped it and says how it ended."""
+        if self._worker_fd != self._pidfd and exit_.exit_code is not None and exit_.exit_code > _BY_SIGNAL:
+            exit_ = replace(exit_, status=exit_.exit_code - _BY_SIGNAL)  # how a wrapper passes on a signal
         self._exit = exit_
         if self._dead:
             self._conclude()
@@ -162,7 +194,7 @@ class ChildProcess:
     def _read_frames(self) -> bool:
         """One read; whether there may be more."""
         try:
-            data = self._socket.recv(_CHUNK)
+            data = self._socket.recv(_CHUNK) if self._worker_fd is not None else self._first_words()
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -182,6 +214,16 @@ class ChildProcess:
             self.on_frame(frame)
         return True
 
+    def _first_words(self) -> bytes:
+        data, ancillary, _, _ = self._socket.recvmsg(_CHUNK, socket.CMSG_SPACE(_CREDENTIALS.size))
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                self.worker, _, _ = _CREDENTIALS.unpack(raw[: _CREDENTIALS.size])
+                with contextlib.suppress(OSError):  # it has ended: our own pidfd tells
+                    self._worker_fd = os.pidfd_open(self.worker)
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        return data
+
     def _living_without_channel(self) -> None:
         if not self._dead:
             self.on_broken("it closed its channel")
@@ -197,18 +239,46 @@ class ChildProcess:
         if not self._unsent:
             self._loop.remove_writer(self._socket)
 
+    def _unheard(self, stream: str, data: bytes) -> None:
+        self.between_jobs(stream, data)
+
+    def _on_readable_output(self, stream: str) -> None:
+        """One chunk per turn of the loop. Over its rate nobody reads: the pipe fills and the child waits in write()."""
+        self._read_output(stream)
+        wait_s = self._bucket.take(0, boottime())
+        if wait_s > 0 and self._rest is None:
+            for fd in self._outputs.values():
+                self._loop.remove_reader(fd)
+            self._rest = self._loop.call_later(wait_s, self._rested)
+
+    def _rested(self) -> None:
+        self._rest = None
+        for stream, fd in self._outputs.items():
+            if stream not in self._ended_outputs:
+                self._loop.add_reader(fd, self._on_readable_output, stream)
+
+    def _drain_output(self) -> None:
+        """Read what both pipes hold now, and not much more."""
+        for stream in self._outputs:
+            _until_false(partial(self._read_output, stream), _LAST_OUTPUT_READS)
+
     def _read_output(self, stream: str) -> bool:
+        """One read; whether there may be more."""
+        if stream in self._ended_outputs:
+            return False
         try:
-            data = os.read(self._outputs[stream], _CHUNK)
+            data = os.read(self._outputs[stream], _PIPE)
         except (BlockingIOError, InterruptedError):
             return False
         if not data:
+            self._ended_outputs.add(stream)
             self._loop.remove_reader(self._outputs[stream])
             return False
+        self._bucket.take(len(data), boottime())
         if stream == "stderr":
             self._stderr += data[-TAIL:]
             del self._stderr[:-TAIL]
-        self.on_output(stream, data)
+        self._on_output(stream, data)
         return True
 
     def _on_death(self) -> None:
@@ -221,10 +291,12 @@ class ChildProcess:
             self._loop.remove_reader(self._socket)
         # A program it started may still hold the other ends and even write to them, so neither end of file nor an
         # empty buffer is sure to come: read what a socket and a pipe can hold, and no more.
-        _until_false(self._read_frames)
-        for stream, fd in self._outputs.items():
+        _until_false(self._read_frames, _LAST_READS)
+        if self._rest is not None:
+            self._rest.cancel()
+        for fd in self._outputs.values():
             self._loop.remove_reader(fd)
-            _until_false(partial(self._read_output, stream))
+        self._drain_output()
         if self._exit is not None:
             self._conclude()
         else:
@@ -233,6 +305,8 @@ class ChildProcess:
     def _conclude(self) -> None:
         if self.exited.done():
             return
+        if self._worker_fd not in (None, self._pidfd):
+            os.close(self._worker_fd)
         for fd in (*self._outputs.values(), self._pidfd):
             os.close(fd)
         self._socket.close()
@@ -240,7 +314,7 @@ class ChildProcess:
         self.exited.set_result(self._exit or Exit(None))
 
 
-def _until_false(step: Callable[[], bool]) -> None:
-    for _ in range(_LAST_READS):
+def _until_false(step: Callable[[], bool], limit: int) -> None:
+    for _ in range(limit):
         if not step():
             return

@@ -92,7 +92,8 @@ class Relay:
                 line = frame.body[:MAX_LOG_LINE].decode("utf-8", "replace")
                 keep = job.opts.get("kl")
                 await self._store.run(work.log(keys, job.id, line, keep if isinstance(keep, int) else None, token))
-                self._publish(Output(queue=keys.queue, job_id=job.id, stream="log", line=line))
+                level = frame.head["level"]
+                self._publish(Output(queue=keys.queue, job_id=job.id, stream="log", line=line, level=level))
             case Kind.ADD:
                 self._answer(frame, json.dumps(await self._add(frame)).encode())
             case Kind.ASK:

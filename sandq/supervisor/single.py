@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from sandq.config import Lease, QueueSettings
@@ -28,13 +29,17 @@ LOAD_WAIT_S = 120.0
 Hear = Callable[[str, str], None]  # (stream, line): stdout, stderr, log, progress
 
 
+def _unheard(_stream: str, _line: str) -> None:
+    pass
+
+
 def run_single(
     processor: str | Callable[..., Any],
     data_json: bytes,
     settings: QueueSettings | None = None,
     *,
     name: str = "run",
-    hear: Hear = lambda _stream, _line: None,
+    hear: Hear = _unheard,
 ) -> Outcome:
     """The outcome of one job in a real, fenced child, with every limit of `settings`; ProcessorError if it cannot load.
 
@@ -51,27 +56,35 @@ def check_processor(processor: str | Callable[..., Any], settings: QueueSettings
 async def _run_single(
     processor: Processor, data_json: bytes, settings: QueueSettings, name: str, hear: Hear
 ) -> Outcome:
-    async with _one_child(processor, settings) as (child, _):
-        capture = Capture(hear)
-        child.on_output = capture.feed
-        job = Job(queue="run", id="1", name=name, data_json=data_json, timestamp=0)
-        nonce = random.getrandbits(64)
+    async with one_child(processor, settings) as (child, _):
+        return await run_on(child, data_json, settings, name, hear)
 
-        def relay(frame: Frame) -> None:
-            if frame.kind is Kind.LOG:
-                hear("log", frame.body.decode("utf-8", "replace"))
-            elif frame.kind is Kind.PROGRESS:
-                hear("progress", frame.body.decode("utf-8", "replace"))
-            elif frame.kind in (Kind.ADD, Kind.ASK):
-                error = "this job runs by hand, without Redis; use `sandq supervise` to add jobs or ask for children"
-                child.send(Frame(Kind.ANSWER, nonce, {"request": frame.head["request"], "error": error}))
 
-        attempt = Attempt(job, nonce, child, settings, relay, "by hand")
-        watch = asyncio.create_task(_watch_memory(attempt, settings.memory))
-        evidence: Evidence = await attempt.run()
-        watch.cancel()
-        capture.end()
-        return judge(evidence)
+async def run_on(
+    child: ChildProcess, data_json: bytes, settings: QueueSettings, name: str = "run", hear: Hear = _unheard
+) -> Outcome:
+    """The outcome of one job on a child that is loaded."""
+    capture = Capture(lambda stream, line, level: hear(stream, f"{level} {line}" if level else line))
+    child.hear(capture.feed)
+    job = Job(queue="run", id="1", name=name, data_json=data_json, timestamp=0)
+    nonce = random.getrandbits(64)
+
+    def relay(frame: Frame) -> None:
+        if frame.kind is Kind.LOG:
+            hear("log", frame.body.decode("utf-8", "replace"))
+        elif frame.kind is Kind.PROGRESS:
+            hear("progress", frame.body.decode("utf-8", "replace"))
+        elif frame.kind in (Kind.ADD, Kind.ASK):
+            error = "this job runs by hand, without Redis; use `sandq supervise` to add jobs or ask for children"
+            child.send(Frame(Kind.ANSWER, nonce, {"request": frame.head["request"], "error": error}))
+
+    attempt = Attempt(job, nonce, child, settings, relay, "by hand")
+    watch = asyncio.create_task(_watch_memory(attempt, settings.memory))
+    evidence: Evidence = await attempt.run()
+    watch.cancel()
+    child.hear(None)
+    capture.end()
+    return judge(evidence)
 
 
 async def _watch_memory(attempt: Attempt, limit: int | None) -> None:
@@ -83,17 +96,17 @@ async def _watch_memory(attempt: Attempt, limit: int | None) -> None:
 
 
 async def _check(processor: Processor, settings: QueueSettings) -> list[str]:
-    async with _one_child(processor, settings) as (_, pool):
+    async with one_child(processor, settings) as (_, pool):
         return [*pool.names, *(["*"] if pool.any_name else [])]
 
 
 @asynccontextmanager
-async def _one_child(processor: Processor, settings: QueueSettings) -> AsyncIterator[tuple[ChildProcess, Pool]]:
+async def one_child(processor: Processor, settings: QueueSettings) -> AsyncIterator[tuple[ChildProcess, Pool]]:
     """A launcher with one loaded child. Nothing is locked here, so the heartbeat beats without a store."""
     ready = asyncio.Event()
     heartbeat = Heartbeat(Lease(), lambda _keys, _held: frozenset(), lambda _why: None)
     fleet = Fleet(Lease(), heartbeat.attach, lambda _pid: None)
-    one = QueueSettings(concurrency=1, spares=0, env=settings.env)
+    one = replace(settings, concurrency=1, spares=0)
     pool = Pool("run", processor, one, fleet, lambda _fact: None, ready.set)
     fleet.start()
     heartbeat.start()

@@ -53,7 +53,7 @@ def _kill_all(pids: list[int]) -> bool:
         except OSError:
             continue
         try:
-            if _parent(pid) is not None:  # still there, and not a zombie: the pidfd is of the process we saw
+            if parent_of(pid) is not None:  # still there, and not a zombie: the pidfd is of the process we saw
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 found = True
         except (ProcessLookupError, PermissionError):
@@ -67,7 +67,7 @@ def _parents() -> dict[int, list[int]]:
     """Living processes by their parent's pid."""
     found: dict[int, list[int]] = {}
     for pid in _pids():
-        parent = _parent(pid)
+        parent = parent_of(pid)
         if parent is not None:
             found.setdefault(parent, []).append(pid)
     return found
@@ -90,7 +90,7 @@ def _descendants(pid: int, parents: dict[int, list[int]]) -> list[int]:
     return found
 
 
-def _parent(pid: int) -> int | None:
+def parent_of(pid: int) -> int | None:
     """The parent's pid; None for a process that has ended, reaped or not."""
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:2]
@@ -106,4 +106,5 @@ def _mark(pid: int) -> str | None:
     except OSError:
         return None
     marks = (entry[12:] for entry in environment.split(b"\0") if entry.startswith(b"SANDQ_CHILD="))
-    return next((mark.decode("ascii", "replace") for mark in marks), None)
+    # A template's mark has leading zeros: its children overwrite it with their own, in place.
+    return next((mark.decode("ascii", "replace").lstrip("0") for mark in marks), None)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from nodes import Nodes, client, holder, moving, redirected, until
 from redis import Redis
-from redis.exceptions import RedisError
 from test_executors import async_run, both, count, echo, sync_run
 
-from sandq.embedded import find_server
 from sandq.errors import ConfigError, QueueError, StartRefused, StoreRefused, StoreUnavailable
 from sandq.store.connections import Marker, check_server, judge_server
 from sandq.store.executors import SyncExecutor
@@ -26,8 +22,6 @@ from sandq.store.urls import parse_url, redact, resolve_url
 
 if TYPE_CHECKING:
     from conftest import RedisServer
-
-START_LIMIT_S = 15.0
 
 
 @pytest.mark.parametrize(
@@ -223,56 +217,9 @@ def test_a_marker_key_of_another_type_is_refused(redis_url: str, redis_client: R
     asyncio.run(run())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Nodes:
-    """Servers on loopback ports, as sentinels and clusters need them."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._running = folder, list[subprocess.Popen[bytes]]()
-
-    def start(self, *settings: str, config: str = "", mode: tuple[str, ...] = ()) -> int:
-        """Start one; its port, once it answers."""
-        port = free_port()
-        folder = self._folder / str(port)
-        folder.mkdir()
-        (folder / "conf").write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\nsave ''\n{config}")
-        with (folder / "log").open("wb") as log:
-            command = [str(find_server()), str(folder / "conf"), *settings, *mode]
-            self._running.append(subprocess.Popen(command, stdout=log, stderr=log))
-        until(lambda: client(port).ping(), "a node answers")
-        return port
-
-    def close(self) -> None:
-        for process in self._running:
-            process.kill()
-        for process in self._running:
-            process.wait(5)
-
-
-def client(port: int) -> Any:
-    return Redis(host="127.0.0.1", port=port, protocol=2, decode_responses=True)
-
-
 def blocked(client: Redis) -> set[str]:
     """The names of those who wait in a blocking command."""
     return {each["name"] for each in client.client_list() if "b" in each["flags"]}
-
-
-def until(holds: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while True:
-        try:
-            if holds():
-                return
-        except RedisError:
-            pass
-        assert time.monotonic() < deadline, f"waited too long until {what}"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -298,14 +245,7 @@ def test_a_sentinel_is_asked_for_the_master_and_a_dead_one_skipped(runner: Any, 
 @pytest.fixture
 def cluster(nodes: Nodes) -> list[int]:
     """Two nodes with half of the slots each."""
-    ports = [nodes.start("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(2)]
-    client(ports[0]).execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-    client(ports[1]).execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-    bus = client(ports[1]).config_get("cluster-port")["cluster-port"]
-    client(ports[0]).execute_command("CLUSTER", "MEET", "127.0.0.1", ports[1], bus)
-    for port in ports:
-        until(lambda port=port: client(port).cluster("info")["cluster_state"] == "ok", "the cluster is up")
-    return ports
+    return nodes.cluster(2)
 
 
 def test_each_queues_calls_go_to_the_node_that_holds_it_also_while_it_moves(cluster: list[int]) -> None:
@@ -332,30 +272,3 @@ def test_each_queues_calls_go_to_the_node_that_holds_it_also_while_it_moves(clus
     executor.close()
     assert answers == [4]
     assert holder(cluster, queues[0]) == target
-
-
-def holder(ports: list[int], keys: QueueKeys) -> int:
-    """The port of the node that has the queue's slot."""
-    slot = client(ports[0]).cluster("keyslot", keys.base)
-    slots = client(ports[0]).execute_command("CLUSTER", "SLOTS")
-    return int(next(owner[1] for first, last, owner, *_ in slots if first <= slot <= last))
-
-
-def redirected(port: int) -> int:
-    """How often the node answered that a call belongs elsewhere or must come back later."""
-    stats = client(port).info("errorstats")
-    return sum(int(stats.get(f"errorstat_{word}", {"count": 0})["count"]) for word in ("ASK", "TRYAGAIN"))
-
-
-@contextmanager
-def moving(source: int, target: int, keys: QueueKeys) -> Iterator[None]:
-    """A slot on its way from one node to another; its keys arrive at the end."""
-    old, new = client(source), client(target)
-    slot, names = old.cluster("keyslot", keys.base), {port: client(port).cluster("myid") for port in (source, target)}
-    new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
-    old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
-    yield
-    held = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
-    old.execute_command("MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *held)
-    for node in (new, old):
-        node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])

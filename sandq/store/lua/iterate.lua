@@ -1,7 +1,8 @@
 -- Creates the next iteration of a schedule; whoever claimed the current one owes it before running the job.
 -- keys: base slot
 -- args: op id token scheduler name opts repeat_opts every priority lifo deid runs...
---       opts, repeat_opts: JSON objects without what is only known here (jobId, delay, timestamp, prevMillis; offset)
+--       opts, repeat_opts: JSON objects, opts without repeat and what is only known here (jobId, delay, timestamp,
+--       prevMillis)
 --       runs: the next times of a cron pattern in ms, earliest first; none for an interval
 -- uses: queue reply event place create holder
 -- replies: 'ok'; and, with no new iteration, 'lost' 'no-schedule' 'not-current' 'taken' (every next slot has a job)
@@ -20,9 +21,8 @@ local function member(name, json)
   return ',"' .. name .. '":' .. json
 end
 
--- Text, not cjson: a decode and encode would turn [] into {} and cut numbers to 14 digits.
+-- Text, not cjson: a decode and encode would turn [] into {} and cut numbers to 14 digits. The object is not empty.
 local function extended(object, members)
-  if object == '{}' then return '{' .. string.sub(members, 2) .. '}' end
   return string.sub(object, 1, -2) .. members .. '}'
 end
 
@@ -52,9 +52,9 @@ local function free_run(times)
   return nil
 end
 
-local function create(fields, time, interval, offset)
+local function create(fields, time, interval)
   local delay = math.max(time - now, 0)
-  local members = member('repeat', extended(repeat_opts, member('offset', text(offset))))
+  local members = member('repeat', repeat_opts)
     .. member('jobId', cjson.encode(iteration(time)))
     .. member('delay', text(delay)) .. member('timestamp', text(now))
   if not interval then members = members .. member('prevMillis', text(time)) end
@@ -83,5 +83,5 @@ if not time then return remember(slot, op, 'taken') end
 redis.call('ZADD', q.schedulers, time, scheduler)
 grow(record, 'ic')
 if interval then redis.call('HSET', record, 'offset', text(offset)) end
-create(fields, time, interval, offset)
+create(fields, time, interval)
 return remember(slot, op, 'ok')

@@ -1,6 +1,6 @@
--- Adds a line to a job's log, which keeps its newest `keep` lines, or all.
+-- Adds lines to a job's log, which keeps its newest `keep` lines, or all.
 -- keys: base slot
--- args: op id token line keep
+-- args: op id token keep lines...
 -- uses: queue reply holder
 -- replies: 'ok' 'lost' 'missing'
 
@@ -12,6 +12,8 @@ local word = refusal(q, id, token)
 if word then return word end
 
 local logs = job_key(q, id) .. ':logs'
-redis.call('RPUSH', logs, line)
+for first = lines_from, #ARGV, 1000 do -- as many as unpack() is sure to carry
+  redis.call('RPUSH', logs, unpack(ARGV, first, math.min(first + 999, #ARGV)))
+end
 if keep ~= '' then redis.call('LTRIM', logs, '-' .. keep, -1) end
 return remember(slot, op, 'ok')

@@ -29,7 +29,8 @@ local function check_parent_types(parent)
   check_job_types(parent.q, parent.id)
 end
 
-local function parent_place(parent, prev, now)
+-- Whatever it is taken from, listeners are told `waiting-children`, as BullMQ tells them.
+local function parent_place(parent, now)
   local q, id = parent.q, parent.id
   local delay = tonumber(redis.call('HGET', parent.key, 'delay') or '') or 0
   if delay > 0 then
@@ -41,14 +42,14 @@ local function parent_place(parent, prev, now)
   end
   local priority = priority_of(q, id)
   put_waiting(q, id, priority, priority == 0)
-  emit(q, 'event', 'waiting', 'jobId', id, 'prev', prev)
+  emit(q, 'event', 'waiting', 'jobId', id, 'prev', 'waiting-children')
   mark_base(q)
 end
 
 local function release_parent(parent, now)
   if redis.call('EXISTS', parent.key) == 0 then return end
   if redis.call('ZREM', parent.q.waiting_children, parent.id) == 0 then return end
-  parent_place(parent, 'waiting-children', now)
+  parent_place(parent, now)
 end
 
 local function release_if_last(parent, now)
@@ -68,7 +69,7 @@ local function fail_parent(parent, child_key, now)
   redis.call('HSET', parent.key, 'defa', 'child ' .. child_key .. ' failed')
   if redis.call('ZREM', parent.q.delayed, parent.id) == 1 then
     redis.call('HSET', parent.key, 'delay', '0')
-    parent_place(parent, 'delayed', now)
+    parent_place(parent, now)
   else
     release_parent(parent, now)
   end
