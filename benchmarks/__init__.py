@@ -1,0 +1,1 @@
+"""Benchmarks of sandq beside its peers."""
