@@ -11,6 +11,7 @@ from sandq.errors import ConfigError
 
 MIN_OPEN_FILES = 64
 STARTS = ("exec", "template")  # how a child comes to be, see docs/children.md
+LEFT = ("threads", "files")
 
 
 def usable_cores() -> int:
@@ -118,6 +119,7 @@ class QueueSettings:
     max_unknown_names: int = 10
     max_stalled_count: int = 1
     start: str = "exec"  # or "template": children are forked from a process that has imported the processor
+    may_leave: tuple[str, ...] = ()  # of LEFT: what a job may leave in its child without its being replaced
     recycle_after: int | None = None  # jobs per child
     recycle_rss: int | None = None  # bytes a child may keep after a job; None: see `soft_memory`
     recycle_age_s: float | None = None
@@ -148,6 +150,8 @@ class QueueSettings:
         for name in ("recycle_after", "recycle_rss", "recycle_age_s", "recycle_idle_s"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{name.removesuffix('_s')} is {value}; it must be above 0, or none")
+        if unknown := set(self.may_leave) - set(LEFT):
+            raise ConfigError(f"may_leave has {sorted(unknown)[0]!r}; it may have {', '.join(LEFT)}")
         if self.start not in STARTS:
             raise ConfigError(f"start is {self.start!r}; it is one of {', '.join(STARTS)}")
 

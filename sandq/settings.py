@@ -131,6 +131,7 @@ _QUEUE = {
     "max_unknown_names": _Setting("max_unknown_names", _integer),
     "max_stalled_count": _Setting("max_stalled_count", _integer),
     "start": _Setting("start", _text),
+    "may_leave": _Setting("may_leave", _texts),
     "recycle_after": _Setting("recycle_after", _or_none(_integer)),
     "recycle_rss": _Setting("recycle_rss", _or_none(size)),
     "recycle_age": _Setting("recycle_age_s", _or_none(seconds)),

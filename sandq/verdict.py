@@ -172,4 +172,6 @@ def _by_signal(evidence: Evidence) -> tuple[Cause, str]:
         return Cause.OOM_KERNEL, "killed by the kernel, which was out of memory"
     if evidence.signal == "SIGKILL":
         return Cause.SIGNAL, "SIGKILL from outside (likely the kernel's OOM killer if nobody sent it)"
+    if evidence.signal == "SIGXCPU":
+        return Cause.SIGNAL, "SIGXCPU: it used up the CPU seconds that rlimits.cpu allows a job"
     return Cause.SIGNAL, str(evidence.signal)

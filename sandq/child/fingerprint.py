@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,15 +46,23 @@ class Fingerprint:
         self._fd_names = _fd_names()
         self._fds = _open_fds(self._fd_names)
 
-    def restore(self) -> str:
-        """Put back what a job changed; what is left of it and cannot be put back, in words, or ""."""
+    def restore(self, may_leave: Collection[str] = ()) -> str:
+        """Put back what a job changed; what is left of it and cannot be put back, in words, or "".
+
+        `may_leave` names what is not held against a job: `threads`, `files`.
+        """
         try:
             self._restore_signals()
             self._restore_environ()
             os.umask(self._umask)
             sys.stdin, sys.stdout, sys.stderr = self._streams
             # Files last: a thread or a program that is ending closes its own.
-            left = (self._left_folder(), self._left_threads(), left_programs(), self._left_fds())
+            left = (
+                self._left_folder(),
+                "" if "threads" in may_leave else self._left_threads(),
+                left_programs(),
+                self._left_fds("files" in may_leave),
+            )
         except Exception as error:  # noqa: BLE001  # a job that took all files, or patched what we call, ends here
             return f"left a process that cannot be looked at: {type(error).__name__}: {error}"
         return "; ".join(text for text in left if text)
@@ -97,7 +106,7 @@ class Fingerprint:
         names = sorted(thread.name for thread in new)
         return f"left {_count(names, 'thread')} running: {_some(names)}" if names else ""
 
-    def _left_fds(self) -> str:
+    def _left_fds(self, may_open: bool) -> str:
         names = _fd_names()
         if names == self._fd_names and _standard_files() == self._standard:
             return ""
@@ -107,7 +116,7 @@ class Fingerprint:
             return f"closed what is not its own: file descriptor {_some(sorted(closed))}"
         if _standard_files() != self._standard:
             return "replaced its standard input, output or error"
-        new = sorted(fds - self._fds)
+        new = [] if may_open else sorted(fds - self._fds)
         shown = [_target(fd) for fd in new[:_SHOWN]]
         return f"left {_count(new, 'file')} open: {_some(shown, len(new))}" if new else ""
 

@@ -40,7 +40,7 @@ def serve(channel: Channel, imported: Processor | None = None) -> None:
                     return
                 own = Fingerprint()
             case Kind.RUN if processor is not None and own is not None:
-                channel.send(_with_fitness(_run(channel, processor, frame), own.restore()))
+                channel.send(_with_fitness(_run(channel, processor, frame), own.restore(frame.head["may_leave"])))
             case Kind.BYE:
                 if processor is not None and processor.teardown is not None:
                     _call(processor.teardown)

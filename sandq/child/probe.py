@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CPU_WAIT_S = 5.0
+CPU_WAIT_S = 3.0
 
 
 def process(job: Any) -> dict[str, str]:
@@ -67,8 +67,8 @@ def _cpu(_limit: float) -> str:
     fired: list[int] = []
     signal.signal(signal.SIGXCPU, lambda number, _frame: fired.append(number))
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + 0.01), hard))
-    deadline = time.monotonic() + CPU_WAIT_S
-    while not fired and time.monotonic() < deadline:
+    enough = time.process_time() + CPU_WAIT_S  # not of wall time: on a busy host that proves nothing
+    while not fired and time.process_time() < enough:
         pass
     return "" if fired else f"no SIGXCPU came within {CPU_WAIT_S:g}s of work"
 

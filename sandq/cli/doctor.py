@@ -57,12 +57,14 @@ def doctor(
     settings = read_settings(flags=flags)
     children = sum(queue.concurrency + queue.spares for queue in settings.queues.values())
     limits = [queue.memory for queue in settings.queues.values() if queue.memory]
+    host = look_at_host()
     findings = judge_host(
-        look_at_host(),
+        host,
         children=children or (concurrency or usable_cores()) + 1,
         memory=size(memory) if memory else max(limits, default=None),
     )
-    findings += prove_isolation(settings)
+    if host.pidfd and host.pdeathsig:  # else no child can be started at all
+        findings += prove_isolation(settings)
     findings += _look_at_redis(settings)
     if as_json:
         print_json([asdict(finding) for finding in findings])

@@ -76,3 +76,9 @@ def load(name: str) -> Script:
     source = bindings + "".join(fragments.values()) + body
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name=name, keys=header["keys"], args=args, repeats=repeats, source=source, sha=sha)
+
+
+def load_all() -> list[Script]:
+    """Read every script. Who serves for long does so first: later its files may be out of reach, or another version's."""
+    folder = files("sandq.store") / "lua"
+    return [load(entry.name.removesuffix(".lua")) for entry in folder.iterdir() if entry.name.endswith(".lua")]

@@ -136,6 +136,7 @@ class Attempt:
             "parent": job.parent_key,
             "timestamp": job.timestamp,
             "max_result": self.settings.max_result,
+            "may_leave": self.settings.may_leave,
             "cpu_s": limits.cpu_s if (limits := self.settings.limits) is not None else None,
         }
         return Frame(Kind.RUN, self.nonce, head, job.data_json)

@@ -22,6 +22,7 @@ from sandq.supervisor.scratch import Scratch, remove, sweep
 
 SPAWN_WAIT_S = 30.0  # a launcher that has not started a child by then is as good as dead
 MAX_PACKET = 1 << 20
+PASSED_FDS = 4  # with each child: its socket, stdout, stderr and pidfd
 YOUNG_S = 1.0
 FREE = Confinement()
 # What a launcher and a child may see of our environment. Never SANDQ_*: a Redis URL may stand there.
@@ -88,6 +89,8 @@ class Fleet:
         self._scratch: Scratch | None = None
         self._started_at = 0.0
         self._closing = False
+        self._known = asyncio.Event()  # whether there is a launcher now, or why there is none
+        self._trouble = "the launcher died"
 
     @property
     def launcher_pid(self) -> int | None:
@@ -101,31 +104,40 @@ class Fleet:
 
     def start(self) -> None:
         """Exec a launcher in a session of its own, and hand its lease socket to the heartbeat."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, lease_theirs:
-            numbers = (
-                theirs.fileno(),
-                lease_theirs.fileno(),
-                os.getpid(),
-                int(self._lease.kill_after_s * 1e9),
-                int(self._lease.fence_after_s * 1e9),
-            )
-            self._launcher = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sandq.supervisor.launcher", *map(str, numbers)],
-                env=child_env(),
-                stdin=subprocess.DEVNULL,
-                pass_fds=numbers[:2],
-                start_new_session=True,
-            )
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            undo.callback(theirs.close)
+            lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(lease_ours.close)
+            undo.callback(lease_theirs.close)
+            launcher = self._exec_launcher(theirs.fileno(), lease_theirs.fileno())
+            undo.callback(launcher.wait)
+            undo.callback(launcher.kill)
+            self._pidfd = os.pidfd_open(launcher.pid)
+            undo.pop_all()
+        theirs.close()
+        lease_theirs.close()
+        self._launcher = launcher
         self._started_at = boottime()
         ours.setblocking(False)
         self._control, self._leases = ours, lease_ours
-        self._pidfd = os.pidfd_open(self._launcher.pid)
         loop = asyncio.get_running_loop()
         loop.add_reader(ours, self._on_message)
         loop.add_reader(self._pidfd, self._on_launcher_death)
         self._on_lease_socket(lease_ours)
+        self._known.set()
+
+    def _exec_launcher(self, control: int, leases: int) -> subprocess.Popen[bytes]:
+        lease = (int(self._lease.kill_after_s * 1e9), int(self._lease.fence_after_s * 1e9))
+        numbers = (control, leases, os.getpid(), *lease)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "sandq.supervisor.launcher", *map(str, numbers)],
+            env=child_env(),
+            stdin=subprocess.DEVNULL,
+            pass_fds=(control, leases),
+            start_new_session=True,
+        )
 
     async def spawn(self, env: dict[str, str], confinement: Confinement = FREE, *, forks: bool = False) -> ChildProcess:
         """Start one child, or with `forks` a template; SpawnFailed when the launcher could not."""
@@ -138,7 +150,12 @@ class Fleet:
         if tmp is not None:
             mark |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), tmp)
         request = {"op": "spawn", "argv": argv, "env": env | mark, "forks": forks, "confine": confinement.wish()}
-        child = await self._ask(self._last_number, request)
+        try:
+            child = await self._ask(self._last_number, request)
+        except BaseException:
+            if tmp is not None:
+                self._drop_tmp(tmp)
+            raise
         if tmp is not None:
             child.exited.add_done_callback(lambda _: self._drop_tmp(tmp))
         if confinement.wrap:
@@ -164,8 +181,9 @@ class Fleet:
         return await self._ask(self._last_number, {"op": "fork", "template": template.number})
 
     async def _ask(self, number: int, request: dict[str, Any]) -> ChildProcess:
+        await self._known.wait()  # a launcher that died is being replaced this instant
         if self._control is None:
-            raise SpawnFailed("no launcher is running")
+            raise SpawnFailed(self._trouble)
         future: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
         self._spawning[number] = future
         try:
@@ -185,6 +203,8 @@ class Fleet:
         """End the launcher, and with it every child; returns when it is gone, or kills it after `wait_s`."""
         self._closing = True
         await self._end_launcher(wait_s)
+        self._trouble = "the supervisor is closing"
+        self._known.set()
         if self._scratch is not None:
             await asyncio.to_thread(self._scratch.close)
             self._scratch = None
@@ -219,7 +239,7 @@ class Fleet:
     def _on_message(self) -> None:
         while self._control is not None:
             try:
-                packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 4)
+                packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, PASSED_FDS)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -234,6 +254,11 @@ class Fleet:
     def _dispatch(self, message: dict[str, Any], fds: list[int]) -> None:
         number = message["child"]
         match message["op"]:
+            case "spawned" if len(fds) < PASSED_FDS:  # the kernel passes only what our own limit leaves room for
+                for fd in fds:
+                    os.close(fd)
+                self._say({"op": "kill", "child": number, "why": "unreachable"})
+                self._fail(number, "the supervisor has too many open files; raise its limit (ulimit -n)")
             case "spawned":
                 child = ChildProcess(number, message["pid"], fds, self.kill, self._forget)
                 self._children[number] = child
@@ -243,12 +268,15 @@ class Fleet:
                 else:
                     future.set_result(child)
             case "spawn-failed":
-                if (future := self._spawning.get(number)) is not None and not future.done():
-                    future.set_exception(SpawnFailed(f"cannot start a child: {message['error']}"))
+                self._fail(number, message["error"])
             case "exited":
                 if (found := self._children.get(number)) is not None:
                     usage = message["rusage"]
                     found.reaped(Exit(message["status"], usage["cpu_s"], usage["peak_rss"], message["why"]))
+
+    def _fail(self, number: int, why: str) -> None:
+        if (future := self._spawning.get(number)) is not None and not future.done():
+            future.set_exception(SpawnFailed(f"cannot start a child: {why}"))
 
     def _forget(self, number: int) -> None:
         self._children.pop(number, None)
@@ -274,11 +302,19 @@ class Fleet:
             asyncio.get_running_loop().call_later(pause_s, self._restart, launcher.pid)
 
     def _restart(self, dead_pid: int) -> None:
-        if not self._closing:
+        if self._closing:
+            return
+        try:
             self.start()
+        except OSError as error:  # out of files, processes or memory: that may pass
+            self._trouble = f"cannot start a launcher: {error}"
+            self._known.set()
+            asyncio.get_running_loop().call_later(YOUNG_S, self._restart, dead_pid)
+        else:
             self._on_death(dead_pid)
 
     def _disconnect(self) -> None:
+        self._known.clear()
         loop = asyncio.get_running_loop()
         if self._control is not None:
             loop.remove_reader(self._control)

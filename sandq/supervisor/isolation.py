@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -25,14 +26,15 @@ from sandq.supervisor.processor import Processor
 from sandq.supervisor.single import one_child, run_on
 
 PROBE = Processor("sandq.child.probe")
-END_WAIT_S = 5.0
+END_WAIT_S = 2.0
+PROOF_LIMIT_S = 60.0
 
 
 async def prove(queues: Iterable[tuple[str, QueueSettings]]) -> None:
     """StartRefused unless every layer that a queue asks for denies what it must; free for queues that ask for none."""
-    proven: set[Any] = set()
+    proven: list[Any] = []
     for queue, settings in queues:
-        asked = (settings.limits, settings.wrap)
+        asked = (settings.limits, tuple(settings.wrap))
         if asked == (None, ()) or asked in proven:
             continue
         if whys := await refusals(settings):
@@ -40,11 +42,12 @@ async def prove(queues: Iterable[tuple[str, QueueSettings]]) -> None:
                 f"queue {queue}: this host cannot give the isolation that was asked for: {'; '.join(whys)}; "
                 "see docs/security.md, or take it out of the configuration"
             )
-        proven.add(asked)
+        proven.append(asked)
 
 
 async def refusals(settings: QueueSettings) -> list[str]:
     """Why the isolation of a queue does not hold here, layer by layer; empty if it does."""
+    settings = replace(settings, timeout_s=None, run_ceiling_s=PROOF_LIMIT_S, memory=None)  # limits of jobs, not ours
     if settings.wrap and shutil.which(settings.wrap[0]) is None:
         return [f"wrap: there is no program {settings.wrap[0]!r} on PATH"]
     try:

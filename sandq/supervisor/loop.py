@@ -24,6 +24,7 @@ from sandq.store import work
 from sandq.store.connections import Marker, check_server
 from sandq.store.executors import AsyncExecutor, SyncExecutor
 from sandq.store.keys import QueueKeys
+from sandq.store.script import load_all
 from sandq.store.urls import redact
 from sandq.supervisor import isolation
 from sandq.supervisor.assignment import Means
@@ -97,6 +98,7 @@ class Supervisor:
     async def start(self) -> None:
         """Check Redis, start the launcher, load every processor; only then claim the first job."""
         _require_linux()
+        load_all()
         self._started_at = boottime()
         self._stopping = asyncio.Event()
         async with contextlib.AsyncExitStack() as undo:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from sandq.clock import boottime
 from sandq.config import QueueSettings, usable_cores
 from sandq.protocol import Frame, Kind
-from sandq.supervisor.facts import ChildDied, ChildReady, Listener, Output, ProcessorBroken, Recycled
+from sandq.supervisor.facts import ChildDied, ChildReady, Listener, ProcessorBroken, Recycled
 from sandq.supervisor.fleet import Fleet, SpawnFailed
-from sandq.supervisor.output import Capture
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.supervisor.processor import Processor
 from sandq.supervisor.recycle import Service, due, looks_every_s, rss_of
@@ -177,10 +176,6 @@ class Pool:
         except SpawnFailed as error:
             self._failed(str(error), host=True)
             return
-        child.limit_output(self._settings.output_rate)
-        unasked = Capture(self._heard)  # what it writes while it has no job
-        child.between_jobs = unasked.feed
-        child.exited.add_done_callback(lambda _: unasked.end())
         child.exited.add_done_callback(lambda exit_: self._died(child, exit_.result()))
         try:
             reply = await answer_to_load(child, self._processor.load_frame())
@@ -276,9 +271,6 @@ class Pool:
             else:
                 self._ready.remove(child)
                 self._recycle(child, reason)
-
-    def _heard(self, stream: str, line: str, level: str) -> None:
-        self._publish(Output(queue=self._queue, job_id="", stream=stream, line=line, level=level))
 
     @staticmethod
     def _idle(child: ChildProcess) -> None:

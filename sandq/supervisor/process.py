@@ -87,6 +87,7 @@ class ChildProcess:
         self._socket = socket.socket(fileno=fds[0])
         self._socket.setblocking(False)
         self._outputs = {"stdout": fds[1], "stderr": fds[2]}
+        self._output_rate = OUTPUT_RATE
         self._bucket = Bucket(OUTPUT_RATE)
         self._ended_outputs: set[str] = set()
         self._rest: asyncio.TimerHandle | None = None  # runs while this child's output is not read
@@ -119,13 +120,23 @@ class ChildProcess:
 
     def limit_output(self, rate: int) -> None:
         """Read at most so many bytes a second of what it writes from now on."""
+        self._output_rate = rate
         self._bucket = Bucket(rate)
 
     def hear(self, listener: Callable[[str, bytes], None] | None) -> None:
         """A job begins, or None: it is over. What was written before this moment still goes to whoever listened."""
         if not self._dead:
             self._drain_output()
+            if listener is not None:
+                self._forgive_output()
         self._on_output = listener or self._unheard
+
+    def _forgive_output(self) -> None:
+        """A job does not wait for what the one before it wrote."""
+        self._bucket = Bucket(self._output_rate)
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rested()
 
     def forget_output(self) -> None:
         """A new job begins: what was written before is not its."""

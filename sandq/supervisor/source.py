@@ -8,8 +8,9 @@ from typing import Protocol
 from sandq.config import QueueSettings
 from sandq.protocol import Frame, Kind
 from sandq.supervisor.confine import Confinement
-from sandq.supervisor.facts import ChildDied, Listener
+from sandq.supervisor.facts import ChildDied, Listener, Output
 from sandq.supervisor.fleet import Fleet, SpawnFailed, child_env
+from sandq.supervisor.output import Capture
 from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.processor import Processor
 
@@ -27,13 +28,17 @@ class Source(Protocol):
 class Exec:
     """Every child is a new interpreter: nothing is shared with another."""
 
-    def __init__(self, settings: QueueSettings, fleet: Fleet) -> None:
+    def __init__(self, queue: str, settings: QueueSettings, fleet: Fleet, publish: Listener) -> None:
+        self._queue = queue
         self._settings = settings
         self._fleet = fleet
+        self._publish = publish
 
     async def start(self) -> ChildProcess:
         """A child that imports its processor itself."""
-        return await self._fleet.spawn(child_env(self._settings.env), Confinement.of(self._settings))
+        child = await self._fleet.spawn(child_env(self._settings.env), Confinement.of(self._settings))
+        _overhear(child, self._queue, self._settings.output_rate, self._publish)
+        return child
 
     def close(self) -> None:
         """Nothing is kept between children."""
@@ -61,10 +66,12 @@ class Forks:
             if template is None or not template.alive:
                 template = self._template = await self._load()
         try:
-            return await self._fleet.fork(template)
+            child = await self._fleet.fork(template)
         except SpawnFailed:
             template.kill("template")  # whatever ails it, the next try begins with a new one
             raise
+        _overhear(child, self._queue, self._settings.output_rate, self._publish)
+        return child
 
     def close(self) -> None:
         """The template may go; its children stay."""
@@ -74,6 +81,7 @@ class Forks:
 
     async def _load(self) -> ChildProcess:
         template = await self._fleet.spawn(child_env(self._settings.env), forks=True)
+        _overhear(template, self._queue, self._settings.output_rate, self._publish)
         try:
             reply = await answer_to_load(template, self._processor.load_frame())
         except asyncio.CancelledError:
@@ -98,7 +106,17 @@ def source_of(
     """What `start` in the settings asks for."""
     if settings.start == "template":
         return Forks(queue, processor, settings, fleet, publish)
-    return Exec(settings, fleet)
+    return Exec(queue, settings, fleet, publish)
+
+
+def _overhear(child: ChildProcess, queue: str, rate: int, publish: Listener) -> None:
+    """Tell what it writes while it has no job: an import that warns, a template, what a job left running."""
+    child.limit_output(rate)
+    unasked = Capture(
+        lambda stream, line, level: publish(Output(queue=queue, job_id="", stream=stream, line=line, level=level))
+    )
+    child.between_jobs = unasked.feed
+    child.exited.add_done_callback(lambda _: unasked.end())
 
 
 async def answer_to_load(child: ChildProcess, frame: Frame) -> Frame | str:

@@ -16,6 +16,7 @@ from sandq.supervisor.facts import (
     Fact,
     LauncherDied,
     Output,
+    OutputLost,
     ProcessorBroken,
     Progressed,
     Recovered,
@@ -56,6 +57,8 @@ def settled(**change: object) -> Settled:
         (StoreTrouble(doing="claim", why="refused"), "redis trouble while claim: refused"),
         (LauncherDied(pid=9), "launcher 9 ended, starting another"),
         (Output(queue="render", job_id="7", stream="stderr", line="hm\n"), "job 7 stderr: hm"),
+        (Output(queue="render", job_id="", stream="stderr", line="hm", level="INFO"), "stderr INFO: hm"),
+        (OutputLost(queue="render", job_id="7", why="disk full"), "job 7 output is not kept: disk full"),
     ],
 )
 def test_every_fact_has_its_words(fact: Fact, expected: str) -> None:

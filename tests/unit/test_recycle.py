@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandq.config import QueueSettings
 from sandq.errors import ConfigError
+from sandq.settings import read_settings
 from sandq.supervisor.recycle import Service, due, looks_every_s, rss_of
 
 MIB = 1 << 20
@@ -71,3 +73,26 @@ def test_a_limit_of_nothing_is_refused_and_says_how_to_have_none(name: str) -> N
 def test_children_start_in_one_of_the_known_ways() -> None:
     with pytest.raises(ConfigError, match="start is 'fork'; it is one of exec, template"):
         QueueSettings(start="fork")
+
+
+def test_only_what_is_known_may_be_left() -> None:
+    with pytest.raises(ConfigError, match="may_leave has 'programs'; it may have threads, files"):
+        QueueSettings(may_leave=("threads", "programs"))
+
+
+def test_the_file_says_all_of_it_with_units(tmp_path: Path) -> None:
+    (tmp_path / "sandq.toml").write_text(
+        """
+        [queues.render]
+        processor = "jobs.py"
+        start = "template"
+        may_leave = ["files"]
+        recycle_after = 100
+        recycle_rss = "1GiB"
+        recycle_age = "6h"
+        recycle_idle = "10m"
+        """
+    )
+    settings = read_settings(folder=tmp_path, environ={}).queues["render"]
+    assert (settings.start, settings.may_leave, settings.recycle_after) == ("template", ("files",), 100)
+    assert (settings.recycle_rss, settings.recycle_age_s, settings.recycle_idle_s) == (1 << 30, 21600, 600)

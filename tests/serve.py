@@ -1,0 +1,75 @@
+"""A supervisor in a process of its own: serves until SIGTERM and prints each fact as a line of JSON.
+
+`python serve.py '{"redis": ..., "queues": {...}, ...}'`; see `harness.SupervisorProcess`. A named mutation switches one
+mechanism off, so that a test can show that the promise rests on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from sandq.clock import boottime
+from sandq.config import Lease, QueueSettings, SupervisorSettings
+from sandq.supervisor.facts import Fact
+from sandq.supervisor.heartbeat import Heartbeat
+from sandq.supervisor.lane import Lane
+from sandq.supervisor.loop import Supervisor
+from sandq.supervisor.process import ChildProcess
+
+
+def tell(kind: str, fields: dict[str, Any]) -> None:
+    line = json.dumps({"at": boottime(), "kind": kind, "fields": fields}, default=bytes.decode)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def publish(fact: Fact) -> None:
+    tell(type(fact).__name__, dataclasses.asdict(fact))
+
+
+def mutate(name: str) -> None:
+    """Switch one mechanism off."""
+
+    def no_renewals(heartbeat: Heartbeat) -> None:
+        heartbeat._renew_at = float("inf")
+
+    def no_death_notice(child: ChildProcess) -> None:
+        child._loop.remove_reader(child._pidfd)
+
+    async def no_stalled_check(_lane: Lane) -> None:
+        await asyncio.Event().wait()
+
+    target: Any
+    match name:
+        case "no renewals":
+            target = Heartbeat
+            target._renew_all = no_renewals
+        case "no death notice":
+            target = ChildProcess
+            target._on_death = no_death_notice
+        case "no stalled check":
+            target = Lane
+            target._check_stalled = no_stalled_check
+
+
+def main() -> int:
+    asked = json.loads(sys.argv[1])
+    mutate(asked["mutation"])
+    lease = Lease(asked["lock_s"])
+    supervisor = Supervisor(
+        {name: QueueSettings(**settings) for name, settings in asked["queues"].items()},
+        asked["redis"],
+        settings=SupervisorSettings(lease=lease, prefix=asked["prefix"], **asked["settings"]),
+        listeners=[publish],
+    )
+    code = supervisor.run()
+    tell("stats", supervisor.stats())
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
