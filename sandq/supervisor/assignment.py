@@ -112,6 +112,8 @@ class Assignment:
     async def settle(self, outcome: Outcome, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
         """Decide and write, holding the lock until Redis has answered; claims the next in the same call if asked."""
         settlement = decide(self.claim.job, outcome, self._means.settings, self._means.rng)
+        if self.fit:  # else its child may still be running and is being killed: the lease stays until it is dead
+            self._means.heartbeat.release(self.claim.token)
         if settlement is None:
             self._settled(outcome, None, "lost")
             return "lost", None
@@ -162,8 +164,8 @@ class Assignment:
                 feeds.append(file.feed)
                 ends.callback(file.close)
             ends.callback(capture.end)
-            ends.callback(self.child.hear, None)
-            self.child.hear(partial(_each, feeds))
+            ends.callback(self.child.output.hear, None)
+            self.child.output.hear(partial(_each, feeds))
             yield
 
     async def _keep_output(self, outcome: Outcome) -> None:

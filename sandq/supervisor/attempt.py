@@ -53,7 +53,7 @@ class Attempt:
         child.on_broken = self._broken
         child.exited.add_done_callback(self._exited)
         child.jobs += 1
-        child.forget_output()
+        child.output.forget()
         child.send(self._run_frame())
         clock = self._start_clock()
         try:
@@ -103,7 +103,7 @@ class Attempt:
     async def _stack_taken(self, limit_s: float) -> None:
         """Until the stack dump is on stderr. A SIGTERM that came before it was written would end the child first."""
         deadline = boottime() + limit_s
-        while boottime() < deadline and _STACK.search(self.child.stderr_tail) is None:  # noqa: ASYNC110
+        while boottime() < deadline and _STACK.search(self.child.output.stderr_tail) is None:  # noqa: ASYNC110
             await asyncio.sleep(STACK_LOOK_S)
         await asyncio.sleep(STACK_LOOK_S)  # its first lines are there: the others follow at once
 
@@ -174,7 +174,7 @@ class Attempt:
 
     def _certificate(self, exit_: Exit | None) -> Death:
         """What is known of the child now; who reads the evidence fills in the cause."""
-        stderr, stack = self.child.stderr_tail, ""
+        stderr, stack = self.child.output.stderr_tail, ""
         if (match := _STACK.search(stderr)) is not None:
             stderr, stack = stderr[: match.start()], stderr[match.start() :]
         now = boottime()

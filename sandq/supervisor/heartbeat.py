@@ -34,6 +34,7 @@ class _Held:
     deadline: float  # boottime at which the child must be dead
     on_lost: Callable[[str], None]
     lost: bool = False
+    idle: bool = False  # its handler has ended: nothing runs that would have to be fenced
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,16 @@ class Heartbeat:
         with self._guard:
             self._held[token] = _Held(keys, job_id, child, deadline, on_lost)
 
+    def release(self, token: str) -> None:
+        """The handler has ended and its outcome is being written: renew the lock, but let its child be.
+
+        The settlement deletes the lock, and a renewal that comes just after it says "lost" of a job that is done. Its
+        child may be running the next one by then.
+        """
+        with self._guard:
+            if (held := self._held.get(token)) is not None:
+                held.idle = True
+
     def drop(self, token: str) -> None:
         """The attempt is over: no more renewals, no more lease."""
         with self._guard:
@@ -133,13 +144,15 @@ class Heartbeat:
                 # It stays until it is dropped, with a lease that is over: the launcher kills the child on that, however
                 # long the event loop takes to hear of it.
                 held.lost, held.deadline = True, min(held.deadline, boottime())
+                if held.idle:
+                    continue  # nothing to stop; the settlement is told by Redis itself
             self.locks_lost += 1
             held.on_lost(why)
 
     def _write_leases(self, now: float) -> None:
         """All leases in one packet, when one changed or a pulse is due: the launcher fences by the older of both."""
         with self._guard:
-            leases = {str(held.child): int(held.deadline * 1e9) for held in self._held.values()}
+            leases = {str(held.child): int(held.deadline * 1e9) for held in self._held.values() if not held.idle}
             if self._socket is None or (leases == self._leases and now < self._pulsed_at + self._lease.fence_after_s):
                 return
             packet = json.dumps({"pulse": boottime_ns(), "leases": leases}).encode()

@@ -10,23 +10,18 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from sandq.clock import boottime
 from sandq.errors import ProtocolError
 from sandq.protocol import Decoder, Frame, encode
-from sandq.supervisor.output import Bucket
+from sandq.supervisor.pipes import Pipes
 
 REAPED_WAIT_S = 1.0  # after death, the launcher's report (status, rusage) is waited for this long
 EOF_WAIT_S = 0.25
-TAIL = 4 << 10  # of stderr, for the death certificate
-OUTPUT_RATE = 4 << 20  # bytes a second, and as many at once; a child that writes more has to wait
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BY_SIGNAL = 128
 _CHUNK = 1 << 18
 _LAST_READS = 128  # of _CHUNK each: more than the largest frame
-_PIPE = 1 << 16  # what a pipe holds
-_LAST_OUTPUT_READS = 4  # of _PIPE each: a program that the child left behind may go on writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +55,7 @@ class Exit:
 
 
 class ChildProcess:
-    """A child from start to death; frames go to `on_frame`, broken protocol to `on_broken`, output to `on_output`."""
+    """A child from start to death; frames go to `on_frame`, broken protocol to `on_broken`."""
 
     def __init__(
         self,
@@ -78,32 +73,22 @@ class ChildProcess:
         self.jobs = 0
         self.on_frame: Callable[[Frame], None] = lambda _frame: None
         self.on_broken: Callable[[str], None] = lambda _why: None
-        self.between_jobs: Callable[[str, bytes], None] = lambda _stream, _data: None
-        self._on_output: Callable[[str, bytes], None] = self._unheard
         self._loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._kill = kill
         self._forget = forget
         self._socket = socket.socket(fileno=fds[0])
         self._socket.setblocking(False)
-        self._outputs = {"stdout": fds[1], "stderr": fds[2]}
-        self._output_rate = OUTPUT_RATE
-        self._bucket = Bucket(OUTPUT_RATE)
-        self._ended_outputs: set[str] = set()
-        self._rest: asyncio.TimerHandle | None = None  # runs while this child's output is not read
+        self.output = Pipes(fds[1], fds[2])
         self._pidfd = fds[3]
         self._worker_fd: int | None = fds[3]
         self._decoder = Decoder(from_child=True, max_body=max_body)
         self._unsent = bytearray()
-        self._stderr = bytearray()
         self._exit: Exit | None = None
         self._dead = False
         self._reader_on = False
         self.resume_reading()
         self._loop.add_reader(self._pidfd, self._on_death)
-        for stream, fd in self._outputs.items():
-            os.set_blocking(fd, False)
-            self._loop.add_reader(fd, self._on_readable_output, stream)
 
     def __repr__(self) -> str:
         return f"<ChildProcess {self.number} pid {self.pid} {'dead' if self._dead else 'alive'}>"
@@ -112,35 +97,6 @@ class ChildProcess:
     def alive(self) -> bool:
         """Its pidfd has not fired."""
         return not self._dead
-
-    @property
-    def stderr_tail(self) -> str:
-        """The last 4 KiB it wrote to stderr."""
-        return self._stderr.decode("utf-8", "replace")
-
-    def limit_output(self, rate: int) -> None:
-        """Read at most so many bytes a second of what it writes from now on."""
-        self._output_rate = rate
-        self._bucket = Bucket(rate)
-
-    def hear(self, listener: Callable[[str, bytes], None] | None) -> None:
-        """A job begins, or None: it is over. What was written before this moment still goes to whoever listened."""
-        if not self._dead:
-            self._drain_output()
-            if listener is not None:
-                self._forgive_output()
-        self._on_output = listener or self._unheard
-
-    def _forgive_output(self) -> None:
-        """A job does not wait for what the one before it wrote."""
-        self._bucket = Bucket(self._output_rate)
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rested()
-
-    def forget_output(self) -> None:
-        """A new job begins: what was written before is not its."""
-        self._stderr.clear()
 
     def send(self, frame: Frame) -> None:
         """Send a frame; what the socket does not take now follows as it drains. A dead child is not an error here."""
@@ -250,48 +206,6 @@ class ChildProcess:
         if not self._unsent:
             self._loop.remove_writer(self._socket)
 
-    def _unheard(self, stream: str, data: bytes) -> None:
-        self.between_jobs(stream, data)
-
-    def _on_readable_output(self, stream: str) -> None:
-        """One chunk per turn of the loop. Over its rate nobody reads: the pipe fills and the child waits in write()."""
-        self._read_output(stream)
-        wait_s = self._bucket.take(0, boottime())
-        if wait_s > 0 and self._rest is None:
-            for fd in self._outputs.values():
-                self._loop.remove_reader(fd)
-            self._rest = self._loop.call_later(wait_s, self._rested)
-
-    def _rested(self) -> None:
-        self._rest = None
-        for stream, fd in self._outputs.items():
-            if stream not in self._ended_outputs:
-                self._loop.add_reader(fd, self._on_readable_output, stream)
-
-    def _drain_output(self) -> None:
-        """Read what both pipes hold now, and not much more."""
-        for stream in self._outputs:
-            _until_false(partial(self._read_output, stream), _LAST_OUTPUT_READS)
-
-    def _read_output(self, stream: str) -> bool:
-        """One read; whether there may be more."""
-        if stream in self._ended_outputs:
-            return False
-        try:
-            data = os.read(self._outputs[stream], _PIPE)
-        except (BlockingIOError, InterruptedError):
-            return False
-        if not data:
-            self._ended_outputs.add(stream)
-            self._loop.remove_reader(self._outputs[stream])
-            return False
-        self._bucket.take(len(data), boottime())
-        if stream == "stderr":
-            self._stderr += data[-TAIL:]
-            del self._stderr[:-TAIL]
-        self._on_output(stream, data)
-        return True
-
     def _on_death(self) -> None:
         """The pidfd fired. What the child had written is all in our buffers now: read it before anybody judges."""
         self._loop.remove_reader(self._pidfd)
@@ -302,12 +216,10 @@ class ChildProcess:
             self._loop.remove_reader(self._socket)
         # A program it started may still hold the other ends and even write to them, so neither end of file nor an
         # empty buffer is sure to come: read what a socket and a pipe can hold, and no more.
-        _until_false(self._read_frames, _LAST_READS)
-        if self._rest is not None:
-            self._rest.cancel()
-        for fd in self._outputs.values():
-            self._loop.remove_reader(fd)
-        self._drain_output()
+        for _ in range(_LAST_READS):
+            if not self._read_frames():
+                break
+        self.output.finish()
         if self._exit is not None:
             self._conclude()
         else:
@@ -318,14 +230,8 @@ class ChildProcess:
             return
         if self._worker_fd not in (None, self._pidfd):
             os.close(self._worker_fd)
-        for fd in (*self._outputs.values(), self._pidfd):
-            os.close(fd)
+        os.close(self._pidfd)
+        self.output.close()
         self._socket.close()
         self._forget(self.number)
         self.exited.set_result(self._exit or Exit(None))
-
-
-def _until_false(step: Callable[[], bool], limit: int) -> None:
-    for _ in range(limit):
-        if not step():
-            return

@@ -65,7 +65,7 @@ async def run_on(
 ) -> Outcome:
     """The outcome of one job on a child that is loaded."""
     capture = Capture(lambda stream, line, level: hear(stream, f"{level} {line}" if level else line))
-    child.hear(capture.feed)
+    child.output.hear(capture.feed)
     job = Job(queue="run", id="1", name=name, data_json=data_json, timestamp=0)
     nonce = random.getrandbits(64)
 
@@ -82,7 +82,7 @@ async def run_on(
     watch = asyncio.create_task(_watch_memory(attempt, settings.memory))
     evidence: Evidence = await attempt.run()
     watch.cancel()
-    child.hear(None)
+    child.output.hear(None)
     capture.end()
     return judge(evidence)
 

@@ -111,11 +111,11 @@ def source_of(
 
 def _overhear(child: ChildProcess, queue: str, rate: int, publish: Listener) -> None:
     """Tell what it writes while it has no job: an import that warns, a template, what a job left running."""
-    child.limit_output(rate)
+    child.output.limit(rate)
     unasked = Capture(
         lambda stream, line, level: publish(Output(queue=queue, job_id="", stream=stream, line=line, level=level))
     )
-    child.between_jobs = unasked.feed
+    child.output.between_jobs = unasked.feed
     child.exited.add_done_callback(lambda _: unasked.end())
 
 
@@ -137,7 +137,7 @@ async def answer_to_load(child: ChildProcess, frame: Frame) -> Frame | str:
 def why_broken(reply: Frame | str, child: ChildProcess) -> str:
     """What an answer other than READY says about the processor."""
     if isinstance(reply, str):
-        tail = child.stderr_tail.strip().splitlines()
+        tail = child.output.stderr_tail.strip().splitlines()
         return f"{reply} ({tail[-1]})" if tail else reply
     if reply.kind is not Kind.BROKEN:
         return f"its child said {reply.kind.name} instead of READY"

@@ -18,6 +18,7 @@ from sandq.supervisor.spawn import Started, start
 from sandq.supervisor.tree import parent_of
 
 MAX_PACKET = 1 << 12
+MAX_PID = 1 << 22  # of the kernel
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ def _read(template: _Template, packet: bytes) -> Answer | None:
 
 def _grandchild(template: int, pid: Any) -> int:
     """A pidfd of the process with this pid; OSError unless it is alive and the template's grandchild."""
-    if type(pid) is not int or pid <= 0:
+    if type(pid) is not int or not 0 < pid < MAX_PID:
         raise ProcessLookupError("its template told no pid")
     pidfd = os.pidfd_open(pid)
     between = parent_of(pid)

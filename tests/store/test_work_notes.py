@@ -33,6 +33,15 @@ def test_a_log_keeps_its_newest_lines(bench: Bench) -> None:
     assert bench.list(f"{job_id}:logs") == ["line2 é", "line3"]
 
 
+def test_many_lines_are_added_at_once_in_their_order_and_trimmed_alike(bench: Bench) -> None:
+    job_id = bench.add()
+    lines = [f"line {n}" for n in range(2500)]
+    assert bench.run(work.log_lines(bench.keys, job_id, lines)) == "ok"
+    assert bench.list(f"{job_id}:logs") == lines
+    assert bench.run(work.log_lines(bench.keys, job_id, ["the last"], 2)) == "ok"
+    assert bench.list(f"{job_id}:logs") == ["line 2499", "the last"]
+
+
 def test_new_data_replaces_the_old(bench: Bench) -> None:
     job_id = bench.add()
     taken = bench.take()
