@@ -27,7 +27,7 @@ def due(service: Service, settings: QueueSettings, now: float) -> str | None:
     if service.unfit:
         return service.unfit
     if settings.recycle_after is not None and service.jobs >= settings.recycle_after:
-        return f"has run {service.jobs} jobs"
+        return f"has run {service.jobs} job{'' if service.jobs == 1 else 's'}"
     if settings.soft_memory is not None and service.jobs and service.rss > settings.soft_memory:
         return f"kept {show_size(service.rss)} of memory after a job, {show_size(settings.soft_memory)} are allowed"
     if settings.recycle_age_s is not None and now - service.started_at >= settings.recycle_age_s:
