@@ -116,17 +116,17 @@ def retry(keys: QueueKeys, wanted: Job | str) -> Errand[None]:
         raise QueueError(f"job {id_of(wanted)} of queue {keys.queue} has not ended; only such a job can be retried")
 
 
-def retry_all(keys: QueueKeys, of_state: JobState) -> Errand[int]:
-    """Run every job of a finished state again."""
+def retry_all(keys: QueueKeys, of_state: JobState, cancelled: bool) -> Errand[int]:
+    """Run every job of a finished state again, the cancelled ones only when asked."""
     if of_state not in (JobState.COMPLETED, JobState.FAILED):
         raise QueueError(f"jobs that are {of_state} cannot be retried; use completed or failed")
-    count, again = 0, 0
+    count = again = passed = 0
     while True:
-        done: produce.Retried = yield produce.retry_all(keys, of_state, again)
+        done: produce.Retried = yield produce.retry_all(keys, of_state, again, passed, cancelled=cancelled)
         count += done.count
         if done.again is None:
             return count
-        again = done.again
+        again, passed = done.again, done.passed
 
 
 def promote(keys: QueueKeys, wanted: Job | str) -> Errand[None]:

@@ -22,7 +22,7 @@ from sandq.errors import ProtocolError
 
 VERSION = 1
 HEADER = struct.Struct("!2sBBIIQ")
-MAX_HEAD = 256 << 10  # an error with its traceback is cut to 64 KiB by the child; JSON escapes may triple it
+MAX_HEAD = 1 << 20  # an error and its traceback, 64 KiB each, whose JSON escapes may take six times as much
 MAX_LOG_LINE = 8 << 10
 _MAGIC = b"SQ"
 
@@ -99,7 +99,7 @@ class Decoder:
 
     def __init__(self, *, from_child: bool, max_body: int) -> None:
         self._from_child = from_child
-        self._max_body = max_body
+        self.max_body = max_body
         self._buffer = bytearray()
         self._failed: str | None = None
 
@@ -140,9 +140,9 @@ class Decoder:
             self._fail(f"unknown frame kind {number}")
         if (kind in _FROM_CHILD) != self._from_child:
             self._fail(f"{kind.name} is not for this side to say")
-        if head_size > MAX_HEAD or body_size > self._max_body:
+        if head_size > MAX_HEAD or body_size > self.max_body:
             self._fail(
-                f"a {kind.name} frame claims {head_size}+{body_size} bytes; {MAX_HEAD}+{self._max_body} are allowed"
+                f"a {kind.name} frame claims {head_size}+{body_size} bytes; {MAX_HEAD}+{self.max_body} are allowed"
             )
         return kind
 
@@ -153,6 +153,8 @@ class Decoder:
             self._fail(f"the head of a {kind.name} frame is not JSON: {error}")
         if not isinstance(head, dict):
             self._fail(f"the head of a {kind.name} frame is not an object")
+        if b"\\u" in raw and not _is_text(head):
+            self._fail(f"the head of a {kind.name} frame holds half a surrogate pair")
         for name, types in _HEADS.get(kind, {}).items() if self._from_child else ():
             if not isinstance(head.get(name), types):
                 self._fail(f"the head of a {kind.name} frame has no valid {name!r}")
@@ -165,3 +167,12 @@ class Decoder:
         self._failed = why
         self._buffer.clear()
         raise ProtocolError(why)
+
+
+def _is_text(head: Mapping[str, Any]) -> bool:
+    """Whether every string in it can be written as UTF-8: what cannot would only fail later, in a settlement."""
+    try:
+        json.dumps(head, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True

@@ -128,12 +128,12 @@ class Queue:
         return self._run(errands.cancel(self.keys, job, reason))
 
     def retry(self, job: Job | str) -> None:
-        """Run a finished job again, as if it were new."""
+        """Run a finished job again: its crash budgets start afresh, the attempts it made stay counted."""
         self._run(errands.retry(self.keys, job))
 
-    def retry_all(self, state: JobState = JobState.FAILED) -> int:
-        """Run all failed (or completed) jobs again; how many that were."""
-        return self._run(errands.retry_all(self.keys, state))
+    def retry_all(self, state: JobState = JobState.FAILED, *, cancelled: bool = False) -> int:
+        """Run all failed (or completed) jobs again; how many that were. Cancelled ones only with `cancelled`."""
+        return self._run(errands.retry_all(self.keys, state, cancelled))
 
     def promote(self, job: Job | str) -> None:
         """Let a delayed job run now."""
@@ -273,12 +273,12 @@ class AsyncQueue:
         return await self._run(errands.cancel(self.keys, job, reason))
 
     async def retry(self, job: Job | str) -> None:
-        """Run a finished job again, as if it were new."""
+        """Run a finished job again: its crash budgets start afresh, the attempts it made stay counted."""
         await self._run(errands.retry(self.keys, job))
 
-    async def retry_all(self, state: JobState = JobState.FAILED) -> int:
-        """Run all failed (or completed) jobs again; how many that were."""
-        return await self._run(errands.retry_all(self.keys, state))
+    async def retry_all(self, state: JobState = JobState.FAILED, *, cancelled: bool = False) -> int:
+        """Run all failed (or completed) jobs again; how many that were. Cancelled ones only with `cancelled`."""
+        return await self._run(errands.retry_all(self.keys, state, cancelled))
 
     async def promote(self, job: Job | str) -> None:
         """Let a delayed job run now."""

@@ -106,10 +106,10 @@ def _result(body: bytes, evidence: Evidence) -> Outcome:
 
 
 def _postponed(final: Frame, evidence: Evidence) -> Outcome:
-    until, delay = final.head["until"], float(final.head["delay_s"])
+    until, delay = final.head["until"], final.head["delay_s"]
     if until not in ("delay", "limit", "children") or not 0 <= delay < 1e10:
         return Crashed(_protocol(evidence, f"it postponed its job until {until!r}, by {delay} s"))
-    return Postponed(until, delay)
+    return Postponed(until, float(delay))
 
 
 def is_json(raw: bytes) -> bool:

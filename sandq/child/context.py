@@ -29,6 +29,7 @@ class JobContext:
         self._channel = channel
         self._nonce = nonce
         self._requests = 0
+        self._max_data: int = head["max_data"]
         self.id: str = head["id"]
         self.name: str = head["name"]
         self.data: Any = json.loads(data)
@@ -57,7 +58,7 @@ class JobContext:
 
     def progress(self, value: Any) -> None:
         """Publish how far the job is: a number or any JSON value. TypeError/ValueError when it is not JSON."""
-        self._send(Kind.PROGRESS, {}, to_json(value))
+        self._send(Kind.PROGRESS, {}, self._bounded(to_json(value)))
 
     def log(self, line: object, level: str = "INFO") -> None:
         """Append one line to the job's log in Redis; cut at 8 KiB."""
@@ -65,8 +66,8 @@ class JobContext:
         self._send(Kind.LOG, {"level": level}, text.decode("utf-8", "ignore").encode())
 
     def update_data(self, data: Any) -> None:
-        """Replace the job's data, for this run and for any later one. TypeError/ValueError when it is not JSON."""
-        self._send(Kind.DATA, {}, to_json(data))
+        """Replace the job's data, now and for later runs; TypeError or ValueError if it is no JSON or too big."""
+        self._send(Kind.DATA, {}, self._bounded(to_json(data)))
         self.data = data
 
     def child_values(self) -> dict[str, Any]:
@@ -81,7 +82,7 @@ class JobContext:
         """
         opts = {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in opts.items()}
         head = {"queue": queue, "name": name, "child": child, "opts": opts}
-        return str(json.loads(self._answer(Kind.ADD, head, to_json(data))))
+        return str(json.loads(self._answer(Kind.ADD, head, self._bounded(to_json(data)))))
 
     def retry_later(self, delay: float | str | timedelta) -> None:
         """Leave the handler now and run again after `delay` (seconds, or text like `5s`); spends no attempt."""
@@ -95,6 +96,11 @@ class JobContext:
         """Leave the handler until all children have ended, then run it again; returns at once when none is pending."""
         if json.loads(self._ask("pending")):
             raise PostponeJob("children")
+
+    def _bounded(self, body: bytes) -> bytes:
+        if len(body) > self._max_data:
+            raise ValueError(f"{len(body)} bytes of JSON; a job may hold {self._max_data} (max_data)")
+        return body
 
     def _send(self, kind: Kind, head: dict[str, Any], body: bytes) -> None:
         self._channel.send(Frame(kind, self._nonce, head, body))

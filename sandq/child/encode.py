@@ -21,6 +21,11 @@ def to_json(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
+def no_json(value: Any, error: Exception) -> str:
+    """Why what a handler returned cannot be its result."""
+    return f"the handler's result, of type {type(value).__name__}, is not JSON: {describe(error)[0]}"
+
+
 def describe(error: BaseException) -> tuple[str, str]:
     """`Type: message` and the traceback, both cut at 64 KiB; survives exceptions whose own methods raise."""
     name = type(error).__name__

@@ -13,7 +13,7 @@ from typing import Any
 
 from sandq.child.channel import Channel
 from sandq.child.context import JobContext, PostponeJob
-from sandq.child.encode import describe, to_json
+from sandq.child.encode import describe, no_json, to_json
 from sandq.child.fingerprint import Fingerprint
 from sandq.child.limits import limit_cpu
 from sandq.child.resolve import Handler, Processor, resolve
@@ -101,7 +101,13 @@ def _run(channel: Channel, processor: Processor, frame: Frame) -> Frame:
         return Frame(Kind.UNKNOWN, nonce, {"known": sorted(processor.named)})
     try:
         job = JobContext(channel, nonce, frame.head, frame.body)
-        body = to_json(_attempt(channel, handler, job))
+        result = _attempt(channel, handler, job)
+        try:
+            body = to_json(result)
+        except (TypeError, ValueError, RecursionError) as error:
+            # Nothing of the handler's raised: a traceback would only show the encoder at work.
+            head = {"error": no_json(result, error), "traceback": "", "permanent": False, "stopped": False}
+            return Frame(Kind.RAISED, nonce, head)
     except PostponeJob as wish:
         return Frame(Kind.POSTPONED, nonce, {"until": wish.until, "delay_s": wish.delay_s})
     except BaseException as error:  # noqa: BLE001  # the handler's door: whatever it raises is the job's outcome, not ours

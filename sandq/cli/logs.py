@@ -23,8 +23,10 @@ from sandq.supervisor.facts import (
     Recycled,
     Settled,
     Started,
+    Stopping,
     StoreTrouble,
 )
+from sandq.units import show_duration
 
 Clock = Callable[[], datetime]
 
@@ -78,6 +80,8 @@ def describe(fact: Fact) -> str:  # noqa: PLR0912  # one case per fact
             return f"redis trouble while {fact.doing}: {printable(fact.why)}"
         case LauncherDied():
             return f"launcher {fact.pid} ended, starting another"
+        case Stopping():
+            return _stopping(fact)
         case Output():
             job = f"job {fact.job_id} " if fact.job_id else ""
             level = f" {printable(fact.level)}" if fact.level else ""
@@ -88,12 +92,19 @@ def describe(fact: Fact) -> str:  # noqa: PLR0912  # one case per fact
             assert_never(fact)
 
 
+def _stopping(fact: Stopping) -> str:
+    if not fact.running:
+        return "stopping: no job is running"
+    jobs = f"{fact.running} {'job' if fact.running == 1 else 'jobs'} running"
+    return f"stopping: {jobs}, waiting up to {show_duration(fact.limit_s)}; Ctrl-C again to stop now"
+
+
 def _settled(fact: Settled) -> str:
     where = f" -> {fact.to}" if fact.to and fact.to != "completed" else ""
     refused = f", not written: {fact.word}" if fact.word != "ok" else ""
     reason = f": {printable(fact.reason)}" if fact.reason else ""
     job = f"job {fact.job_id} ({printable(fact.name)})"
-    return f"{job} {_words(fact.outcome)}{where} in {fact.wall_s:.2f}s{refused}{reason}"
+    return f"{job} {_words(fact.outcome)}{where} after {fact.wall_s:.2f}s{refused}{reason}"
 
 
 def _words(class_name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 import click
 
 from sandq.embedded import open_embedded
+from sandq.errors import QueueError
 from sandq.queue import Queue
 from sandq.settings import Settings, read_settings
 from sandq.store.call import Read
 from sandq.store.executors import SyncExecutor
+from sandq.store.keys import QueueKeys
 from sandq.store.urls import EMBEDDED
 
 PATIENCE_S = 5.0  # a person is waiting: a Redis that is away is told of sooner than a supervisor would give it up
@@ -32,23 +35,31 @@ class Store:
         limit_s = min(self.settings.supervisor.redis_timeout_s, PATIENCE_S)
         return Queue(name, redis=self.url, prefix=self.prefix, redis_timeout=limit_s)
 
+    def executor(self) -> SyncExecutor:
+        """For what is asked of the Redis, not of one queue."""
+        return SyncExecutor(self.url, redis_timeout=min(self.settings.supervisor.redis_timeout_s, PATIENCE_S))
+
 
 @contextmanager
-def open_store(redis: str | None, prefix: str | None) -> Iterator[Store]:
-    """The Redis of this command line; a private server is started if none was named, and left when done."""
+def open_store(redis: str | None, prefix: str | None, *, begins: bool = False) -> Iterator[Store]:
+    """The Redis of this command line; `begins`: this command may be the first that a new user tries."""
     settings = read_settings(flags={"redis": redis, "prefix": prefix})
-    with reach(settings) as url:
+    with reach(settings, begins=begins) as url:
         yield Store(url, settings.supervisor.prefix, settings)
 
 
 @contextmanager
-def reach(settings: Settings) -> Iterator[str]:
-    """The URL of the Redis that the settings name, else of the embedded server, with one line about it on stderr."""
+def reach(settings: Settings, *, begins: bool = False) -> Iterator[str]:
+    """The URL of the Redis that the settings name, else of the embedded server, which is started if it is not there.
+
+    One line on stderr tells of the embedded server where a user begins, not at every look around.
+    """
     if settings.supervisor.redis not in ("", EMBEDDED):
         yield settings.supervisor.redis
         return
     with open_embedded() as server:
-        click.echo(f"sandq: no Redis was named, using a private one in {server.home}", err=True)
+        if begins:
+            click.echo(f"sandq: no Redis was named, using a private one in {server.home}", err=True)
         yield server.url
 
 
@@ -59,11 +70,32 @@ def open_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[Que
         yield queue
 
 
+@contextmanager
+def open_known_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[Queue]:
+    """The same, for commands that would make a queue out of a typo: QueueError when nobody has heard of it."""
+    with open_store(redis, prefix) as store, store.queue(name) as queue:
+        if name not in store.settings.queues and not _exists(store, queue.keys) and not queue.supervisors():
+            near = difflib.get_close_matches(name, _all_queues(store), n=1)
+            hint = f"did you mean {near[0]}?" if near else "`sandq status` lists them"
+            raise QueueError(f"there is no queue {name} under the prefix {store.prefix}; {hint}")
+        yield queue
+
+
+def _exists(store: Store, keys: QueueKeys) -> bool:
+    executor = store.executor()
+    try:
+        return executor.run(Read((("EXISTS", keys.key("meta")),), lambda replies: bool(replies[0])))
+    finally:
+        executor.close()
+
+
 def find_queues(store: Store) -> list[str]:
     """The queues that the file names, else every queue under the prefix."""
-    if store.settings.queues:
-        return list(store.settings.queues)
-    executor = SyncExecutor(store.url, redis_timeout=PATIENCE_S)
+    return list(store.settings.queues) or _all_queues(store)
+
+
+def _all_queues(store: Store) -> list[str]:
+    executor = store.executor()
     try:
         return sorted(_scan(executor, store.prefix))
     finally:

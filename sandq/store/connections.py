@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sandq.errors import StartRefused, StoreUnavailable
 from sandq.store.keys import QueueKeys
 from sandq.store.link import FAULTS, AsyncLink, Link, pack
-from sandq.store.refusals import refused, verdict
+from sandq.store.refusals import refused, silent, verdict
 from sandq.store.urls import parse_url
 
 CHECK_LIMIT_S = 3.0
@@ -88,7 +88,7 @@ def check_server(url: str, *, allow_eviction: bool = False, timeout_s: float = C
         word = verdict(error)
         if word is not None:
             raise refused("check of the server", target.shown, error, word) from error
-        raise StoreUnavailable(f"Redis at {target.shown} does not answer: {error}; is it running?") from error
+        raise StoreUnavailable(silent(target.shown, error)) from error
     finally:
         link.close()
     return judge_server(info.decode("utf-8", "replace"), target.shown, allow_eviction)

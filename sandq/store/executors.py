@@ -19,47 +19,59 @@ from redis.exceptions import NoScriptError
 from sandq.errors import StoreUnavailable
 from sandq.store.call import Call, Read
 from sandq.store.link import FAULTS, AsyncLink, Link, pack
-from sandq.store.refusals import refused, verdict
+from sandq.store.refusals import is_unknown_host, refused, silent, verdict
 from sandq.store.urls import parse_url
 
 R = TypeVar("R")
 
 REDIS_TIMEOUT_S = 10.0
 TRY_SHARE = 5  # one try may use this part of the whole patience, so that a hung server is asked several times
+_KEYLESS = ("SCAN", "INFO", "CONFIG")
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 class _Patience:
     """How long one operation goes on trying, made when its first try failed."""
 
-    def __init__(self, operation: Call[Any] | Read[Any], shown: str, started: float, budget_s: float) -> None:
+    def __init__(
+        self, operation: Call[Any] | Read[Any], shown: str, started: float, budget_s: float, try_s: float
+    ) -> None:
         self._mutates = isinstance(operation, Call) and operation.mutates
         self._what, self._shown, self._budget_s = name_of(operation), shown, budget_s
         # No try starts that could end after the budget.
-        self._last_start = started + budget_s - budget_s / TRY_SHARE
+        self._last_start = started + budget_s - try_s
         self._tries = 0
+        self._sent = False
 
-    def pause_after(self, error: BaseException) -> float:
+    def pause_after(self, error: BaseException, link: Link | AsyncLink) -> float:
         """Seconds to wait before the next try; StoreRefused or StoreUnavailable when there is none."""
+        self._sent = self._sent or link.has_sent
         word = verdict(error)
         if word is not None:
             raise refused(self._what, self._shown, error, word) from error
         pause_s = _PAUSES_S[min(self._tries, len(_PAUSES_S) - 1)] * random.uniform(0.5, 1.0)  # noqa: S311
         self._tries += 1
         if time.monotonic() + pause_s > self._last_start:
-            outcome = "outcome unknown" if self._mutates else "no answer"
-            raise StoreUnavailable(
-                f"{self._what}: {outcome} after {self._budget_s:g}s (redis_timeout): Redis at {self._shown}: "
-                f"{error or type(error).__name__}; is it running and reachable?"
-            ) from error
+            raise StoreUnavailable(self._told(error)) from error
+        if is_unknown_host(error) and not link.has_met:  # later on it is the name service that has a bad day
+            raise StoreUnavailable(silent(self._shown, error)) from error
         return pause_s
+
+    def _told(self, error: BaseException) -> str:
+        why, waited = silent(self._shown, error), f"{self._budget_s:g}s (redis_timeout)"
+        if not self._mutates:
+            return f"{why} (asked for {waited})"
+        if not self._sent:
+            return f"{why} (tried for {waited}; nothing was sent)"
+        return f"{self._what}: outcome unknown after {waited}: {why}"
 
 
 def name_of(operation: Call[Any] | Read[Any]) -> str:
     """What an operation is called in messages."""
     if isinstance(operation, Call):
         return f"{operation.script.name} on {operation.base.rstrip(':')}"
-    return f"{operation.commands[0][0]!s} {_key_of(operation)}"
+    command = str(operation.commands[0][0])
+    return command if command in _KEYLESS else f"read of {_key_of(operation)}"
 
 
 class _Slot:
@@ -110,10 +122,20 @@ def _parsed(operation: Call[R] | Read[R], replies: list[Any]) -> R:
 class SyncExecutor:
     """Runs operations one at a time over one connection; may be shared by threads and survives a fork."""
 
-    def __init__(self, url: str, *, redis_timeout: float = REDIS_TIMEOUT_S, client_name: str | None = None) -> None:
-        """Nothing is connected yet. `redis_timeout`: at most this many seconds per operation, repeats included."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        redis_timeout: float = REDIS_TIMEOUT_S,
+        tries: int = TRY_SHARE,
+        client_name: str | None = None,
+    ) -> None:
+        """Nothing is connected yet. `redis_timeout`: at most this many seconds per operation, repeats included.
+
+        One of `tries` may use its share of them; with 1, a caller who repeats by himself gives each call all the time.
+        """
         self._target = parse_url(url)
-        self._budget_s, self._client_name = redis_timeout, client_name
+        self._budget_s, self._try_s, self._client_name = redis_timeout, redis_timeout / tries, client_name
         self._closed = False
         self._settle_in()
 
@@ -146,7 +168,7 @@ class SyncExecutor:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._slot = _Slot()
-        self._link = Link(self._target, self._budget_s / TRY_SHARE, self._client_name)
+        self._link = Link(self._target, self._try_s, self._client_name)
 
     def _repeat(self, operation: Call[R] | Read[R]) -> tuple[list[Any], bool]:
         started, patience, key = time.monotonic(), None, _key_of(operation)
@@ -158,8 +180,10 @@ class SyncExecutor:
                 if isinstance(error, NoScriptError) and count == 1:
                     packed, count = self._slot.prepare(operation, load=True)
                     continue
-                patience = patience or _Patience(operation, self._target.shown, started, self._budget_s)
-                pause_s = patience.pause_after(error)
+                patience = patience or _Patience(
+                    operation, self._target.shown, started, self._budget_s, self._try_s
+                )
+                pause_s = patience.pause_after(error, self._link)
                 self._link.drop(key)  # a server that refuses writes is no longer the one to ask
                 time.sleep(pause_s)
 
@@ -172,10 +196,9 @@ class AsyncExecutor:
     ) -> None:
         """Nothing is connected yet. `redis_timeout`: at most this many seconds per operation, repeats included."""
         self._target = parse_url(url)
-        self._budget_s = redis_timeout
+        self._budget_s, self._try_s = redis_timeout, redis_timeout / TRY_SHARE
         self._closed = False
-        try_s = redis_timeout / TRY_SHARE
-        self._free = [(_Slot(), AsyncLink(self._target, try_s, client_name)) for _ in range(slots)]
+        self._free = [(_Slot(), AsyncLink(self._target, self._try_s, client_name)) for _ in range(slots)]
         self._links = [link for _, link in self._free]
         self._gate = asyncio.Semaphore(slots)
 
@@ -213,7 +236,9 @@ class AsyncExecutor:
                     continue
                 if self._closed:
                     raise StoreUnavailable(f"{name_of(operation)}: the connection was closed meanwhile") from error
-                patience = patience or _Patience(operation, self._target.shown, started, self._budget_s)
-                pause_s = patience.pause_after(error)
+                patience = patience or _Patience(
+                    operation, self._target.shown, started, self._budget_s, self._try_s
+                )
+                pause_s = patience.pause_after(error, link)
                 await link.drop(key)  # a server that refuses writes is no longer the one to ask
                 await asyncio.sleep(pause_s)

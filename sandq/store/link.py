@@ -71,14 +71,18 @@ class Link:
         """`limit_s` bounds connecting and every read; a blocking command must come back sooner."""
         self._target, self._limit_s, self._client_name = target, limit_s, client_name
         self._open: dict[str, _Connection] = {}
+        self.has_sent = False  # the last exchange got as far as sending
+        self.has_met = False  # any exchange ever did: the address was right
 
     def exchange(self, packed: bytes, count: int, key: str) -> list[Any]:
         """Send to the server that holds `key` and read `count` replies; an error reply is raised after the last."""
         lane = self._target.lane(key)
         replies: list[Any] = []
         refusal: ResponseError | None = None
+        self.has_sent = False
         try:
             connection = self._open.get(lane) or self._connect(lane, key)
+            self.has_sent = self.has_met = True
             connection.send_packed_command([packed], check_health=False)
             for _ in range(count):
                 try:
@@ -141,11 +145,13 @@ class AsyncLink:
         """`limit_s` bounds a whole exchange, connecting included, unless the exchange brings its own."""
         self._target, self._limit_s, self._client_name = target, limit_s, client_name
         self._open: dict[str, _AsyncConnection] = {}
+        self.has_sent = self.has_met = False  # as for `Link`
         self._running: tuple[str, asyncio.Timeout] | None = None
 
     async def exchange(self, packed: bytes, count: int, key: str, limit_s: float | None = None) -> list[Any]:
         """Send to the server that holds `key` and read `count` replies; an error reply is raised after the last."""
         lane = self._target.lane(key)
+        self.has_sent = False
         try:
             async with asyncio.timeout(limit_s or self._limit_s) as timer:
                 self._running = lane, timer
@@ -181,6 +187,7 @@ class AsyncLink:
 
     async def _send(self, packed: bytes, count: int, key: str, lane: str) -> tuple[list[Any], ResponseError | None]:
         connection = self._open.get(lane) or await self._connect(lane, key)
+        self.has_sent = self.has_met = True
         await connection.send_packed_command([packed], check_health=False)
         replies: list[Any] = []
         refusal: ResponseError | None = None

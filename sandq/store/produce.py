@@ -35,10 +35,11 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """One round of retrying all: `again` is what to hand to the next round, None when there is nothing left."""
+    """One round of retrying all: `again` and `passed` go to the next round; `again` is None when nothing is left."""
 
     count: int
     again: int | None
+    passed: int = 0  # cancelled jobs that stay as they are, of all rounds so far
 
 
 def add(keys: QueueKeys, jobs: Sequence[NewJob]) -> Call[tuple[Added, ...]]:
@@ -116,14 +117,21 @@ def retry_all(
     keys: QueueKeys,
     state: Literal[JobState.FAILED, JobState.COMPLETED] = JobState.FAILED,
     again: int = 0,
+    passed: int = 0,
     limit: int = MAX_MOVED,
+    *,
+    cancelled: bool = False,
 ) -> Call[Retried]:
-    """The jobs of a finished state run again, oldest first, at most `limit` of them in one call."""
+    """The jobs of a finished state run again, oldest first; those that were cancelled only if `cancelled` says so.
+
+    One call looks at `limit` jobs at most.
+    """
 
     def parse(reply: Sequence[Any]) -> Retried:
-        return Retried(int(reply[0]), int(reply[1]) or None)
+        return Retried(int(reply[0]), int(reply[1]) or None, int(reply[2]))
 
-    return call("retry_all", keys.base, parse, {"state": state.value, "cutoff": again, "limit": limit})
+    named: dict[str, Arg] = {"state": state.value, "cutoff": again, "passed": passed, "limit": limit}
+    return call("retry_all", keys.base, parse, {**named, "cancelled": "1" if cancelled else "0"})
 
 
 def remove(keys: QueueKeys, job_id: str, *, children: bool = True) -> Call[RemoveWord]:

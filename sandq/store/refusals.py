@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -70,4 +72,21 @@ def verdict(error: BaseException) -> str | None:
 
 def refused(what: str, shown: str, error: BaseException, word: str) -> StoreRefused:
     """One line: what was asked, what Redis said, what to do next."""
-    return StoreRefused(f"{what}: Redis at {shown} refused: {error}; {_FIXES[word]}")
+    return StoreRefused(f"{what}: Redis at {shown} refused: {_text(error)}; {_FIXES[word]}")
+
+
+def silent(shown: str, error: BaseException) -> str:
+    """What to say of a Redis that cannot be reached, or does not answer."""
+    fix = "check the host in its URL" if is_unknown_host(error) else "is it running and reachable?"
+    return f"Redis at {shown} does not answer: {_text(error)}; {fix}"
+
+
+def is_unknown_host(error: BaseException) -> bool:
+    """The name of the host is nobody's, as far as can be told: asking again soon does not change that."""
+    origin = error.__cause__ or error.__context__  # redis-py tells of it with an error of its own
+    found = error if isinstance(error, socket.gaierror) else origin
+    return isinstance(found, socket.gaierror) and found.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+
+
+def _text(error: BaseException) -> str:
+    return str(error).rstrip(". ") or type(error).__name__

@@ -79,6 +79,6 @@ def load(name: str) -> Script:
 
 
 def load_all() -> list[Script]:
-    """Read every script. Who serves for long does so first: later its files may be out of reach, or another version's."""
+    """Read every script. Who serves for long does so first: later its files may be out of reach, or newer than it."""
     folder = files("sandq.store") / "lua"
     return [load(entry.name.removesuffix(".lua")) for entry in folder.iterdir() if entry.name.endswith(".lua")]

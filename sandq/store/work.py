@@ -21,7 +21,14 @@ CRON_RUNS = 5
 
 WriteWord = Literal["ok", "lost", "missing"]
 SettleWord = Literal[
-    "ok", "lost", "missing", "not-active", "pending-children", "failed-children", "nothing-to-wait-for"
+    "ok",
+    "lost",
+    "missing",
+    "not-active",
+    "pending-children",
+    "failed-children",
+    "nothing-to-wait-for",
+    "cancel-requested",
 ]
 IterateWord = Literal["ok", "lost", "no-schedule", "not-current", "taken"]
 

@@ -14,12 +14,14 @@ from functools import partial
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings
 from sandq.decide import decide
-from sandq.errors import QueueError, SandqError
+from sandq.errors import ProtocolError, QueueError, SandqError
 from sandq.job import Claim
 from sandq.outcome import (
     Cancelled,
+    Cause,
     Completed,
     Crashed,
+    Death,
     Deferred,
     Interrupted,
     LockLost,
@@ -101,8 +103,13 @@ class Assignment:
         if job.scheduler_id is not None and not await self._keep_schedule():
             return LockLost("the next iteration of its scheduler could not be added")
         self.fit = False  # until it has answered and nothing is on its way to end it
-        evidence, doomed = await self._run()
-        outcome = judge(evidence)
+        try:
+            evidence, doomed = await self._run()
+            outcome = judge(evidence)
+        except ProtocolError as error:  # its name, say, is longer than a frame's head may be
+            return Raised(f"the job cannot be handed to a child: {error}", "", permanent=True)
+        except Exception as error:  # noqa: BLE001  # whatever Redis or the child said to get here, the job must end by a rule
+            return Crashed(Death(cause=Cause.PROTOCOL, detail=f"{type(error).__name__}: {error}", pid=self.child.pid))
         # A child whose answer broke the protocol may still be in its handler.
         answered = evidence.final is not None and not isinstance(outcome, Crashed)
         self.fit = self.child.alive and answered and not doomed
@@ -121,6 +128,8 @@ class Assignment:
         word, claimed = await self._write(settlement, then)
         if word in ("pending-children", "failed-children", "nothing-to-wait-for"):
             return await self._settle_family(word, then)
+        if word == "cancel-requested":
+            return await self.settle(Cancelled(await self._cancel_reason()), then)
         self._means.heartbeat.drop(self.claim.token)
         self._settled(outcome, settlement, word)
         return word, claimed
@@ -223,6 +232,15 @@ class Assignment:
         why = "some of its children failed" if word == "failed-children" else "some of its children have not ended"
         text = f"the handler returned, but {why}; call job.wait_for_children() before the end"
         return await self.settle(Raised(text, "", permanent=True), then)
+
+    async def _cancel_reason(self) -> str:
+        """Why somebody asked for the end of this job, when its attempt ended before we had read the request."""
+        job_id = self.claim.job.id
+        try:
+            requests = await self._means.store.run(work.take_cancels(self._means.keys, {job_id: self.claim.token}))
+        except SandqError:
+            return ""
+        return requests.get(job_id, "")
 
     def _settled(self, outcome: Outcome, settlement: Settlement | None, word: str) -> None:
         job = self.claim.job

@@ -13,12 +13,13 @@ from sandq.clock import boottime
 from sandq.config import QueueSettings
 from sandq.job import Job
 from sandq.outcome import Cause, Death
-from sandq.protocol import FINAL, Frame, Kind
+from sandq.protocol import FINAL, MAX_LOG_LINE, Frame, Kind
 from sandq.supervisor import oom
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.units import show_duration
 from sandq.verdict import Evidence, Stop
 
+MAX_TIMEOUT_MS = 10**12  # thirty years; what any client may have written there must not overflow a timer
 HOST = socket.gethostname()
 STACK_WAIT_S = 1.0  # a child on a busy machine may take this long until its signal handler runs
 STACK_LOOK_S = 0.01
@@ -54,6 +55,7 @@ class Attempt:
         child.exited.add_done_callback(self._exited)
         child.jobs += 1
         child.output.forget()
+        child.resume_reading()
         child.send(self._run_frame())
         clock = self._start_clock()
         try:
@@ -89,7 +91,14 @@ class Attempt:
 
     async def _climb(self, stop: Stop) -> None:
         """Soft exception, stack dump and SIGTERM, SIGKILL of the tree. Ends with the attempt, wherever it stands."""
-        self.child.send(Frame(Kind.STOP, self.nonce, {"kind": stop.kind, "text": stop.text}))
+        try:
+            await self._ask_to_end(stop)
+        except Exception as error:  # noqa: BLE001  # whatever a lower rung ran into, the last one has to be reached
+            asyncio.get_running_loop().call_exception_handler({"message": "stop ladder", "exception": error})
+        self._kill_child(stop)
+
+    async def _ask_to_end(self, stop: Stop) -> None:
+        self.child.send(Frame(Kind.STOP, self.nonce, {"kind": stop.kind, "text": stop.text[:MAX_LOG_LINE]}))
         self.child.signal(signal.SIGUSR2)
         await asyncio.sleep(self.settings.soft_stop_s)
         self.doomed = True
@@ -98,7 +107,6 @@ class Attempt:
         await self._stack_taken(min(STACK_WAIT_S, self.settings.term_stop_s / 2))
         self.child.signal(signal.SIGTERM)
         await asyncio.sleep(kill_at - boottime())
-        self._kill_child(stop)
 
     async def _stack_taken(self, limit_s: float) -> None:
         """Until the stack dump is on stderr. A SIGTERM that came before it was written would end the child first."""
@@ -122,7 +130,7 @@ class Attempt:
         asked = self.job.opts.get("sq")
         own = asked.get("timeout") if isinstance(asked, dict) else None
         if isinstance(own, (int, float)) and not isinstance(own, bool) and own > 0:
-            return own / 1000
+            return min(own, MAX_TIMEOUT_MS) / 1000
         return self.settings.timeout_s
 
     def _run_frame(self) -> Frame:
@@ -136,6 +144,7 @@ class Attempt:
             "parent": job.parent_key,
             "timestamp": job.timestamp,
             "max_result": self.settings.max_result,
+            "max_data": self.settings.max_data,
             "may_leave": self.settings.may_leave,
             "cpu_s": limits.cpu_s if (limits := self.settings.limits) is not None else None,
         }

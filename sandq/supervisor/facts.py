@@ -100,6 +100,14 @@ class LauncherDied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """The supervisor was told to stop, claims nothing more, and lets running jobs end within `limit_s`."""
+
+    running: int
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """One line that a child wrote to its stdout or stderr, or logged with `job.log`."""
 
@@ -130,6 +138,7 @@ Fact = (
     | ProcessorBroken
     | StoreTrouble
     | LauncherDied
+    | Stopping
     | Output
     | OutputLost
 )

@@ -63,6 +63,7 @@ class Heartbeat:
         self._renew_at = boottime() + lease.renew_every_s
         self._lags: deque[float] = deque(maxlen=LAG_SAMPLES)
         self._max_lag = 0.0
+        self._failed: set[QueueKeys] = set()
         self.locks_lost = 0
         self._thread = threading.Thread(target=self._run, name="sandq-heartbeat", daemon=True)
 
@@ -73,7 +74,8 @@ class Heartbeat:
     def stop(self, wait_s: float = 5.0) -> None:
         """Stop beating; waits for a renewal in flight at most `wait_s`."""
         self._stopped.set()
-        self._thread.join(wait_s)
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
         self.attach(None)
 
     def attach(self, leases: socket.socket | None) -> None:
@@ -92,6 +94,11 @@ class Heartbeat:
         deadline = sent_at + self._lease.kill_after_s
         with self._guard:
             self._held[token] = _Held(keys, job_id, child, deadline, on_lost)
+        now = boottime()
+        if now - sent_at > self._lease.renew_try_s:
+            # The last pulse may be so much younger than this claim that it would fence the child too late: the lease
+            # has to be at the launcher before the job is at the child.
+            self._write_leases(now)
 
     def release(self, token: str) -> None:
         """The handler has ended and its outcome is being written: renew the lock, but let its child be.
@@ -124,10 +131,16 @@ class Heartbeat:
             now = boottime()
             self._lags.append(now - due)
             self._max_lag = max(self._max_lag, now - due)
-            self._expire(now)
-            self._write_leases(now)
-            if now >= self._renew_at:
-                self._renew_all()
+            try:
+                self._beat(now)
+            except Exception as error:  # noqa: BLE001  # a thread that ends here would end every child, again and again
+                self._on_trouble(f"internal error: {type(error).__name__}: {error}")
+
+    def _beat(self, now: float) -> None:
+        self._expire(now)
+        self._write_leases(now)
+        if now >= self._renew_at:
+            self._renew_all()
 
     def _expire(self, now: float) -> None:
         """A lease that passed is a lock we must assume lost. The launcher has killed the child by itself."""
@@ -169,14 +182,18 @@ class Heartbeat:
                 if not held.lost:
                     by_queue.setdefault(held.keys, []).append((held.job_id, token))
         self._renew_at = boottime() + self._lease.renew_every_s
-        for keys, pairs in by_queue.items():
+        # One that failed last time goes last: a node that hangs must not cost the others their turn.
+        for keys, pairs in sorted(by_queue.items(), key=lambda item: item[0] in self._failed):
+            self._write_leases(boottime())
             sent_at = boottime()
             try:
                 lost = self._renew(keys, pairs)
             except SandqError as error:
                 self._on_trouble(str(error))
                 self._renew_at = boottime() + self._lease.fence_after_s
+                self._failed.add(keys)
                 continue
+            self._failed.discard(keys)
             self._extend(pairs, lost, sent_at + self._lease.kill_after_s)
         self._write_leases(boottime())
 

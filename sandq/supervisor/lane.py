@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from sandq.clock import boottime
 from sandq.errors import SandqError
-from sandq.outcome import InitFailed, LockLost
+from sandq.outcome import Completed, InitFailed, LockLost, Outcome
 from sandq.store import work
 from sandq.store.connections import Marker
 from sandq.supervisor import memory
@@ -21,14 +21,23 @@ from sandq.verdict import Stop
 
 IDLE_WAIT_S = 5.0  # a marker that got lost costs at most this long
 DUE_WAIT_S = 10.0
-NOT_BEGUN = InitFailed("the supervisor is stopping")
+NOT_BEGUN = InitFailed("the job was not begun")
 PAUSE_S = 1.0  # Redis refused or was away: it is asked again no sooner
 
 
 class Lane:
     """Serves one queue until it is stopped. What it writes about a job, it writes with that job's token."""
 
-    def __init__(self, means: Means, pool: Pool, marker: Marker, worker: str | None, *, burst: bool) -> None:
+    def __init__(
+        self,
+        means: Means,
+        pool: Pool,
+        marker: Marker,
+        worker: str | None,
+        *,
+        burst: bool,
+        on_end: Callable[[str], None],
+    ) -> None:
         self.running: dict[str, Assignment] = {}  # by token
         self.pool = pool
         self.quiet = asyncio.Event()  # for a burst: nothing was left when we looked last, or `trouble` says why not
@@ -37,6 +46,7 @@ class Lane:
         self._marker = marker
         self._worker = worker
         self._burst = burst
+        self._on_end = on_end
         self._claims = itertools.count(1)
         self._slots: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
@@ -76,8 +86,9 @@ class Lane:
 
     def close(self) -> None:
         """Nothing is left to wait for."""
-        if self._serving is not None:
-            self._serving.cancel()
+        for task in (self._serving, *self._slots):
+            if task is not None:
+                task.cancel()
 
     async def ended(self, limit_s: float) -> None:
         """Wait until all running jobs are settled, at most `limit_s`."""
@@ -133,7 +144,8 @@ class Lane:
             worker_name=self._worker,
             max_data=settings.max_data,
             limiter_max=settings.limiter_max,
-            limiter_ms=int(settings.limiter_duration_s * 1000),
+            # Without a limiter of our own nothing may stand in for the duration that the queue's owner set.
+            limiter_ms=None if settings.limiter_max is None else int(settings.limiter_duration_s * 1000),
         )
 
     def _begin(self, slot: Coroutine[Any, Any, None]) -> None:
@@ -145,10 +157,14 @@ class Lane:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._slots.discard(task)
         self._free.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A bug of ours must not end the lane: the job's lock runs out, and the stalled check recovers it.
-            why = f"internal error: {type(error).__name__}: {error}"
-            self._means.publish(StoreTrouble(doing=f"work on {self._means.keys.queue}", why=why))
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        # A bug of ours in one job must not end the lane: its lock runs out, and the stalled check recovers it. A lane
+        # that claims no more must not look alive.
+        why = f"internal error: {type(error).__name__}: {error}"
+        self._means.publish(StoreTrouble(doing=f"work on {self._means.keys.queue}", why=why))
+        if task is self._serving:
+            self._on_end(why)
 
     async def _slot(self, assignment: Assignment | None) -> None:
         """One job after the other, each settlement bringing the next, until there is none."""
@@ -164,9 +180,10 @@ class Lane:
         child: ChildProcess | None = assignment.child
         try:
             self.pool.begins(assignment.child)
-            # A claim that came while we stopped goes back as it was.
-            outcome = await assignment.run() if self._accepting else NOT_BEGUN
-            child = self._successor(assignment)
+            # A claim that came while we stopped, or while its child died, goes back as it was.
+            begins = self._accepting and assignment.child.alive
+            outcome = await assignment.run() if begins else NOT_BEGUN
+            child = await self._successor(assignment, outcome)
             sent_at = boottime()
             then = self._next(1) if child is not None and self._accepting else None
             word, claimed = await assignment.settle(outcome, then)
@@ -185,12 +202,17 @@ class Lane:
             await assignment.restore()
         return None
 
-    def _successor(self, assignment: Assignment) -> ChildProcess | None:
+    async def _successor(self, assignment: Assignment, outcome: Outcome) -> ChildProcess | None:
         """The child for the next job: the same one if it is fit, else a warm spare."""
-        if not assignment.fit:
-            self.pool.discard(assignment.child)
-        elif not self.pool.recycles(assignment.child, assignment.unfit):
-            return assignment.child
+        child = assignment.child
+        may_run_on = not assignment.fit or (assignment.unfit and not isinstance(outcome, Completed))
+        if may_run_on:
+            # Nothing is written about a job while something of it may run: it would be started beside what is left.
+            # The lock is held meanwhile; a child that the kernel cannot end keeps it.
+            self.pool.discard(child, assignment.unfit)
+            await child.exited
+        elif not self.pool.recycles(child, assignment.unfit):
+            return child
         return self.pool.take()
 
     # -- beside the line -----------------------------------------------------------------------------------------------

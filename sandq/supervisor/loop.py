@@ -28,7 +28,7 @@ from sandq.store.script import load_all
 from sandq.store.urls import redact
 from sandq.supervisor import isolation
 from sandq.supervisor.assignment import Means
-from sandq.supervisor.facts import Fact, LauncherDied, Listener, Settled, StoreTrouble
+from sandq.supervisor.facts import Fact, LauncherDied, Listener, Settled, Stopping, StoreTrouble
 from sandq.supervisor.fleet import Fleet
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.lane import Lane
@@ -37,7 +37,6 @@ from sandq.supervisor.processor import Processor
 from sandq.verdict import Stop
 
 SLOTS = 4  # concurrent Redis calls of the event loop: claims and settlements rarely need more
-LOAD_WAIT_S = 120.0  # a processor that has not loaded by then (a large model, a hung import) refuses the start
 UNREGISTER_WAIT_S = 2.0
 POLICY_EVERY_S = 60.0  # a server that was fit at the start may be told to evict later
 SHOWN_PROGRESS = 200  # bytes of its JSON text: what a child sent is shown, never parsed here
@@ -115,6 +114,7 @@ class Supervisor:
             undo.push_async_callback(self._fleet.close)
             self._fleet.start()
             self._heartbeat.start()
+            undo.push_async_callback(self._close_pools)
             for keys, (processor, settings) in self._plans.items():
                 self._add_lane(url, keys, processor, settings, undo)
             await self._load()
@@ -150,6 +150,9 @@ class Supervisor:
     def stop(self) -> None:
         """Begin to drain; a second call kills what still runs. Its jobs go back unspent either way."""
         self._stops += 1
+        if self._stops == 1 and self._serving:
+            running = sum(len(lane.running) for lane in self._lanes.values())
+            self._publish(Stopping(running=running, limit_s=self._settings.drain_timeout_s))
         if self._stopping is not None:
             self._stopping.set()
         if self._stops > 1:
@@ -183,13 +186,9 @@ class Supervisor:
 
     async def _load(self) -> None:
         """One child of each queue shows whether its processor loads: a start that cannot work is refused at once."""
-        loads = {lane.pool.loaded: keys for keys, lane in self._lanes.items()}
-        done, late = await asyncio.wait(loads, timeout=LOAD_WAIT_S, return_when=asyncio.ALL_COMPLETED)
-        for future in done:
-            if (why := future.result()) is not None:
-                raise ProcessorError(f"queue {loads[future]}: {why}")
-        for future in late:
-            raise ProcessorError(f"queue {loads[future]}: its processor did not load within {LOAD_WAIT_S:g}s")
+        for queue, lane in self._lanes.items():
+            if (why := await lane.pool.loaded) is not None:
+                raise ProcessorError(f"queue {queue}: {why}")
 
     async def _drain(self) -> None:
         """Claim no more; let jobs end, then climb the ladder with them, all within the drain timeout."""
@@ -238,7 +237,7 @@ class Supervisor:
     def _make_heartbeat(self, url: str, undo: contextlib.AsyncExitStack) -> Heartbeat:
         lease, loop = self._settings.lease, asyncio.get_running_loop()
         # Its own connection and a short limit: whatever Redis does, the thread is back before a lease passes.
-        store = SyncExecutor(url, redis_timeout=lease.renew_try_s)
+        store = SyncExecutor(url, redis_timeout=lease.renew_try_s, tries=1)
 
         def renew(keys: QueueKeys, held: list[tuple[str, str]]) -> frozenset[str]:
             return store.run(work.renew(keys, held, lease.lock_ms))
@@ -269,9 +268,12 @@ class Supervisor:
         )
         # The pool wakes the lane and the lane borrows from the pool; the lane is there before any child is ready.
         pool = Pool(keys.queue, processor, settings, self._fleet, self._publish, partial(self._wake, keys.queue))
-        self._lanes[keys.queue] = Lane(means, pool, marker, self._settings.name, burst=self._burst)
-        undo.push_async_callback(pool.close)
+        worker, burst = self._settings.name, self._burst
+        self._lanes[keys.queue] = Lane(means, pool, marker, worker, burst=burst, on_end=self._give_up)
         pool.refill()
+
+    async def _close_pools(self) -> None:
+        await asyncio.gather(*(lane.pool.close() for lane in self._lanes.values()))
 
     def _wake(self, queue: str) -> None:
         self._lanes[queue].wake()
@@ -289,9 +291,13 @@ class Supervisor:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = f"internal error: {type(error).__name__}: {error}"
-            self._publish(StoreTrouble(doing="serve", why=self._failure))
-            self.stop()
+            self._publish(StoreTrouble(doing="serve", why=f"{type(error).__name__}: {error}"))
+            self._give_up(f"internal error: {type(error).__name__}: {error}")
+
+    def _give_up(self, why: str) -> None:
+        """A supervisor that has lost a part of itself must not look alive: drain, and say why."""
+        self._failure = self._failure or why
+        self.stop()
 
     async def _await_burst(self) -> None:
         """A job that ends in one queue may release its parent in another: only all of them quiet at once is the end."""

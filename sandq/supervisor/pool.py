@@ -147,8 +147,10 @@ class Pool:
         self._recycle(child, reason)
         return True
 
-    def discard(self, child: ChildProcess) -> None:
+    def discard(self, child: ChildProcess, unfit: str = "") -> None:
         """The child cannot be trusted to leave by itself: kill it, and start another."""
+        if unfit:
+            self._publish(Recycled(queue=self._queue, pid=child.pid, reason=unfit))
         self._busy.discard(child)
         self._retiring.discard(child)
         child.kill("discarded")
@@ -177,6 +179,7 @@ class Pool:
             self._failed(str(error), host=True)
             return
         child.exited.add_done_callback(lambda exit_: self._died(child, exit_.result()))
+        child.allow_body(max(self._settings.max_result, self._settings.max_data))
         try:
             reply = await answer_to_load(child, self._processor.load_frame())
         except asyncio.CancelledError:
@@ -186,7 +189,9 @@ class Pool:
             self._loaded(child, reply)
         else:
             child.kill("broken")
-            self._failed(why_broken(reply, child))
+            # With the launcher gone nobody can say that the processor is to blame.
+            unseen = child.exited.done() and child.exited.result().status is None
+            self._failed(why_broken(reply, child), host=unseen)
 
     def _started(self, task: asyncio.Task[None]) -> None:
         self._starting.discard(task)

@@ -21,7 +21,7 @@ EOF_WAIT_S = 0.25
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BY_SIGNAL = 128
 _CHUNK = 1 << 18
-_LAST_READS = 128  # of _CHUNK each: more than the largest frame
+_LAST_READS = 128  # of _CHUNK each: far more than a socket holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,6 @@ class ChildProcess:
         fds: list[int],
         kill: Callable[[int, str], None],
         forget: Callable[[int], None],
-        max_body: int = 16 << 20,
     ) -> None:
         self.number = number
         self.pid = pid
@@ -82,7 +81,7 @@ class ChildProcess:
         self.output = Pipes(fds[1], fds[2])
         self._pidfd = fds[3]
         self._worker_fd: int | None = fds[3]
-        self._decoder = Decoder(from_child=True, max_body=max_body)
+        self._decoder = Decoder(from_child=True, max_body=1 << 20)
         self._unsent = bytearray()
         self._exit: Exit | None = None
         self._dead = False
@@ -97,6 +96,10 @@ class ChildProcess:
     def alive(self) -> bool:
         """Its pidfd has not fired."""
         return not self._dead
+
+    def allow_body(self, size: int) -> None:
+        """Take frames with bodies up to this size from now on; a larger claim breaks the protocol."""
+        self._decoder.max_body = size
 
     def send(self, frame: Frame) -> None:
         """Send a frame; what the socket does not take now follows as it drains. A dead child is not an error here."""

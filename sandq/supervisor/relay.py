@@ -50,6 +50,9 @@ class Relay:
         if frame.kind in (Kind.PROGRESS, Kind.DATA, Kind.ADD) and not is_json(frame.body):
             self._broken(f"the body of a {frame.kind.name} frame is not one JSON text in UTF-8")
             return
+        if frame.kind in (Kind.PROGRESS, Kind.DATA, Kind.ADD) and len(frame.body) > self._settings.max_data:
+            self._broken(f"the body of a {frame.kind.name} frame has {len(frame.body)} bytes, over max_data")
+            return
         if self._frames and frame.kind is Kind.PROGRESS and self._frames[-1].kind is Kind.PROGRESS:
             self._frames.pop()  # only the newest of two progress reports in a row is news
         self._frames.append(frame)
@@ -59,12 +62,13 @@ class Relay:
             self._task = asyncio.get_running_loop().create_task(self._carry())
 
     async def flush(self, limit_s: float) -> None:
-        """Wait until everything taken is in Redis, at most `limit_s`: past that no lease can be ours to write under."""
+        """Wait until everything taken is in Redis, at most `limit_s`; the child is heard again in any case."""
         if self._task is None:
             return
         _, late = await asyncio.wait([self._task], timeout=limit_s)
         if late:
             self._task.cancel()
+            self._child.resume_reading()
             why = f"Redis did not take {len(self._frames) + 1} messages of the handler within {limit_s:g}s"
             self._publish(StoreTrouble(doing=f"progress and logs of {self._claim.job.id}", why=why))
 
@@ -73,10 +77,11 @@ class Relay:
             frame = self._frames.popleft()
             try:
                 await self._pass_on(frame)
-            except SandqError as error:
-                self._publish(StoreTrouble(doing=f"{frame.kind.name.lower()} of {self._claim.job.id}", why=str(error)))
+            except Exception as error:  # noqa: BLE001  # the door for what a child asks: it must be answered, whatever it is
+                why = str(error) if isinstance(error, SandqError) else f"{type(error).__name__}: {error}"
+                self._publish(StoreTrouble(doing=f"{frame.kind.name.lower()} of {self._claim.job.id}", why=why))
                 if frame.kind in (Kind.ADD, Kind.ASK):
-                    self._answer(frame, error=str(error))
+                    self._answer(frame, error=why[:MAX_LOG_LINE])
             if len(self._frames) <= LOW:
                 self._child.resume_reading()
 
@@ -114,10 +119,7 @@ class Relay:
             raise SandqError(f"this processor may not add to queue {queue!r}; allow it with add_to = [{queue!r}]")
         keys = QueueKeys(queue, self._keys.prefix)
         parent = Parent(id=self._claim.job.id, queue=self._keys.base[:-1]) if frame.head["child"] else None
-        try:
-            new = new_job(frame.head["name"], data_json=frame.body, parent=parent, **frame.head["opts"])
-        except TypeError as error:
-            raise SandqError(f"job.add: {error}") from error
+        new = new_job(frame.head["name"], data_json=frame.body, parent=parent, **frame.head["opts"])
         [added] = await self._store.run(produce.add(keys, [new]))
         return produce.added_job(keys, new, added).id
 

@@ -24,8 +24,6 @@ from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.processor import Processor
 from sandq.verdict import Evidence, judge
 
-LOAD_WAIT_S = 120.0
-
 Hear = Callable[[str, str], None]  # (stream, line): stdout, stderr, log, progress
 
 
@@ -112,15 +110,12 @@ async def one_child(processor: Processor, settings: QueueSettings) -> AsyncItera
     heartbeat.start()
     try:
         pool.refill()
-        async with asyncio.timeout(LOAD_WAIT_S):
-            why = await pool.loaded
+        why = await pool.loaded
         child = pool.take() if why is None else None
         if child is None:
             raise ProcessorError(f"{processor}: {why}")
         yield child, pool
         pool.put_back(child)
-    except TimeoutError as error:
-        raise ProcessorError(f"{processor} did not load within {LOAD_WAIT_S:g}s") from error
     finally:
         await pool.close()
         await fleet.close()

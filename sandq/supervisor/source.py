@@ -14,6 +14,8 @@ from sandq.supervisor.output import Capture
 from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.processor import Processor
 
+LOAD_WAIT_S = 120.0  # a processor that has not loaded by then (a large model, a hung import) is broken
+
 
 class Source(Protocol):
     """Starts children of one processor."""
@@ -120,7 +122,7 @@ def _overhear(child: ChildProcess, queue: str, rate: int, publish: Listener) -> 
 
 
 async def answer_to_load(child: ChildProcess, frame: Frame) -> Frame | str:
-    """The first frame that a child answers, or how it failed to."""
+    """The first frame that a child answers, or how it failed to; after LOAD_WAIT_S it has failed."""
     answered: asyncio.Future[Frame | str] = asyncio.get_running_loop().create_future()
 
     def answer(value: Frame | str) -> None:
@@ -131,7 +133,11 @@ async def answer_to_load(child: ChildProcess, frame: Frame) -> Frame | str:
     child.on_broken = answer
     child.exited.add_done_callback(lambda exit_: answer(f"its child ended while loading: {exit_.result()}"))
     child.send(frame)
-    return await answered
+    try:
+        async with asyncio.timeout(LOAD_WAIT_S):
+            return await answered
+    except TimeoutError:
+        return f"it did not load within {LOAD_WAIT_S:g}s"
 
 
 def why_broken(reply: Frame | str, child: ChildProcess) -> str:

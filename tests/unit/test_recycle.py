@@ -23,6 +23,7 @@ NOW = 1000.0
         ({"jobs": 9}, {}, None),
         ({"jobs": 9}, {"recycle_after": 10}, None),
         ({"jobs": 10}, {"recycle_after": 10}, "has run 10 jobs"),
+        ({"jobs": 1}, {"recycle_after": 1}, "has run 1 job"),
         ({"jobs": 1, "rss": 90 * MIB}, {}, None),
         (
             {"jobs": 1, "rss": 90 * MIB},

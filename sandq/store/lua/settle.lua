@@ -5,7 +5,7 @@
 --       to: completed failed wait delayed waiting-children; front, spends: '1' or ''; '' is "none" for all others
 -- uses: queue reply event place parent finish take holder cancel
 -- replies: {word} or {word, claimed}: 'ok'; 'missing' (its hash is gone; the lock is given up); with nothing changed
---          'lost' 'not-active' 'pending-children' 'failed-children' 'nothing-to-wait-for'
+--          'lost' 'not-active' 'pending-children' 'failed-children' 'nothing-to-wait-for' 'cancel-requested'
 
 local q = queue_keys(base)
 local job = job_key(q, id)
@@ -22,6 +22,8 @@ local function refused()
   if to == 'completed' and pending then return 'pending-children' end
   if (to == 'completed' or to == 'waiting-children') and failed then return 'failed-children' end
   if to == 'waiting-children' and not pending then return 'nothing-to-wait-for' end
+  -- Whoever cancelled was told that the job was running: it must not run again because its attempt ended first.
+  if to ~= 'completed' and to ~= 'failed' and is_cancelled(q, id, token) then return 'cancel-requested' end
   return nil
 end
 
