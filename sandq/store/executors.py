@@ -38,8 +38,9 @@ class _Patience:
     ) -> None:
         self._mutates = isinstance(operation, Call) and operation.mutates
         self._what, self._shown, self._budget_s = name_of(operation), shown, budget_s
-        # No try starts that could end after the budget.
-        self._last_start = started + budget_s - try_s
+        # No try starts that could end after the budget. Where one try may use it all, a failure that came early (a cut
+        # connection, say) is still worth another.
+        self._last_start = started + max(budget_s - try_s, try_s / 2)
         self._tries = 0
         self._sent = False
 
@@ -58,12 +59,12 @@ class _Patience:
         return pause_s
 
     def _told(self, error: BaseException) -> str:
-        why, waited = silent(self._shown, error), f"{self._budget_s:g}s (redis_timeout)"
+        why = silent(self._shown, error)
         if not self._mutates:
-            return f"{why} (asked for {waited})"
+            return f"{why} (asked for {self._budget_s:g}s)"
         if not self._sent:
-            return f"{why} (tried for {waited}; nothing was sent)"
-        return f"{self._what}: outcome unknown after {waited}: {why}"
+            return f"{why} (tried for {self._budget_s:g}s, nothing was sent)"
+        return f"{self._what}: outcome unknown after {self._budget_s:g}s (redis_timeout): {why}"
 
 
 def name_of(operation: Call[Any] | Read[Any]) -> str:
@@ -132,7 +133,8 @@ class SyncExecutor:
     ) -> None:
         """Nothing is connected yet. `redis_timeout`: at most this many seconds per operation, repeats included.
 
-        One of `tries` may use its share of them; with 1, a caller who repeats by himself gives each call all the time.
+        One of `tries` may use its share of them. With 1, for a caller who repeats by himself, each may use all of it,
+        and one that failed within half of it is repeated.
         """
         self._target = parse_url(url)
         self._budget_s, self._try_s, self._client_name = redis_timeout, redis_timeout / tries, client_name
@@ -180,9 +182,7 @@ class SyncExecutor:
                 if isinstance(error, NoScriptError) and count == 1:
                     packed, count = self._slot.prepare(operation, load=True)
                     continue
-                patience = patience or _Patience(
-                    operation, self._target.shown, started, self._budget_s, self._try_s
-                )
+                patience = patience or _Patience(operation, self._target.shown, started, self._budget_s, self._try_s)
                 pause_s = patience.pause_after(error, self._link)
                 self._link.drop(key)  # a server that refuses writes is no longer the one to ask
                 time.sleep(pause_s)
@@ -236,9 +236,7 @@ class AsyncExecutor:
                     continue
                 if self._closed:
                     raise StoreUnavailable(f"{name_of(operation)}: the connection was closed meanwhile") from error
-                patience = patience or _Patience(
-                    operation, self._target.shown, started, self._budget_s, self._try_s
-                )
+                patience = patience or _Patience(operation, self._target.shown, started, self._budget_s, self._try_s)
                 pause_s = patience.pause_after(error, link)
                 await link.drop(key)  # a server that refuses writes is no longer the one to ask
                 await asyncio.sleep(pause_s)

@@ -84,11 +84,12 @@ class Lane:
         if self._sleeping is not None:
             self._sleeping.cancel()
 
-    def close(self) -> None:
-        """Nothing is left to wait for."""
-        for task in (self._serving, *self._slots):
-            if task is not None:
-                task.cancel()
+    async def close(self) -> None:
+        """Nothing is left to wait for: end what still runs, and with it what it holds."""
+        tasks = [task for task in (self._serving, self._sleeping, *self._slots) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def ended(self, limit_s: float) -> None:
         """Wait until all running jobs are settled, at most `limit_s`."""

@@ -10,7 +10,6 @@ import random
 import secrets
 import signal
 import socket
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,18 +27,18 @@ from sandq.store.script import load_all
 from sandq.store.urls import redact
 from sandq.supervisor import isolation
 from sandq.supervisor.assignment import Means
-from sandq.supervisor.facts import Fact, LauncherDied, Listener, Settled, Stopping, StoreTrouble
+from sandq.supervisor.facts import Fact, LauncherDied, Listener, Stopping, StoreTrouble
 from sandq.supervisor.fleet import Fleet
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.lane import Lane
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.processor import Processor
+from sandq.supervisor.tally import Tally
 from sandq.verdict import Stop
 
 SLOTS = 4  # concurrent Redis calls of the event loop: claims and settlements rarely need more
 UNREGISTER_WAIT_S = 2.0
 POLICY_EVERY_S = 60.0  # a server that was fit at the start may be told to evict later
-SHOWN_PROGRESS = 200  # bytes of its JSON text: what a child sent is shown, never parsed here
 
 Source = str | Callable[..., Any] | QueueSettings
 
@@ -67,12 +66,12 @@ class Supervisor:
         self._settings = settings or SupervisorSettings()
         self._redis = redis or self._settings.redis or None
         self._plans = {QueueKeys(name, self._settings.prefix): _plan(source) for name, source in queues.items()}
-        self._listeners = list(listeners)
+        self._tally = Tally()
+        self._listeners = [self._tally.hear, *listeners]
         self._burst = burst
         self.id = secrets.token_hex(8)
         self._started_at = 0.0
         self._lanes: dict[str, Lane] = {}
-        self._ended: Counter[tuple[str, str]] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = 0
         self._serving = False
@@ -222,7 +221,7 @@ class Supervisor:
 
     async def _close(self) -> None:
         for lane in self._lanes.values():
-            lane.close()
+            await lane.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -231,6 +230,7 @@ class Supervisor:
                 for keys in self._plans:
                     await self._store.run(work.unregister(keys, self.id))
         await self._exits.aclose()
+        await asyncio.sleep(0)  # a closed transport gives its socket back in the loop's next turn
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -313,8 +313,6 @@ class Supervisor:
     # -- telling -------------------------------------------------------------------------------------------------------
 
     def _publish(self, fact: Fact) -> None:
-        if isinstance(fact, Settled):
-            self._ended[fact.queue, fact.to if fact.outcome != "Crashed" else "crashed"] += 1
         for listener in self._listeners:
             try:
                 listener(fact)
@@ -359,34 +357,10 @@ class Supervisor:
             "draining": self._stops > 0,
             "heartbeat": {"p50_ms": lag.p50_ms, "p99_ms": lag.p99_ms, "max_ms": lag.max_ms, "lag_samples": lag.samples},
             "locks_lost": self._heartbeat.locks_lost,
-            "queues": {keys.queue: self._queue_stats(keys.queue, plan[1]) for keys, plan in self._plans.items()},
-        }
-
-    def _queue_stats(self, queue: str, settings: QueueSettings) -> dict[str, Any]:
-        lane, now = self._lanes[queue], boottime()
-        return {
-            "concurrency": settings.concurrency,
-            "active": len(lane.running),
-            "ready": lane.pool.ready,
-            "starting": lane.pool.starting,
-            "completed": self._ended[queue, "completed"],
-            "failed": self._ended[queue, "failed"],
-            "retried": self._ended[queue, "wait"] + self._ended[queue, "delayed"],
-            "crashed": self._ended[queue, "crashed"],
-            "broken": lane.pool.breaker.why,
-            "broken_retry_s": lane.pool.retry_in_s,
-            "running": [
-                {
-                    "id": run.claim.job.id,
-                    "name": run.claim.job.name,
-                    "pid": run.child.pid,
-                    "since_s": round(now - run.started_at, 1),
-                    "progress": None
-                    if run.progress is None
-                    else run.progress[:SHOWN_PROGRESS].decode("utf-8", "ignore"),
-                }
-                for run in list(lane.running.values())  # a copy: the live view asks from a thread of its own
-            ],
+            "queues": {
+                keys.queue: self._tally.show(keys.queue, self._lanes[keys.queue], settings)
+                for keys, (_, settings) in self._plans.items()
+            },
         }
 
 

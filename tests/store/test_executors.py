@@ -298,15 +298,15 @@ def test_closing_ends_a_call_under_way(server: RedisServer) -> None:
     asyncio.run(run())
 
 
-def test_a_caller_who_repeats_by_himself_may_give_one_try_all_the_time(proxy: Proxy, keys: QueueKeys) -> None:
+def test_a_caller_who_repeats_by_himself_may_give_one_try_all_the_time(server: RedisServer) -> None:
     """A renewal has 2L/15: a Redis that needs most of it is slow, not away."""
-    executor = SyncExecutor(proxy.url, redis_timeout=2.0, tries=1)
+    executor = SyncExecutor(server.url, redis_timeout=2.0, tries=1)
     try:
         assert executor.run(echo("ready")) == b"ready"
-        proxy.hold_reply(of=b"ECHO")
-        release = threading.Timer(0.8, proxy.release)  # twice what a fifth of the time would be
-        release.start()
+        server.pause()
+        resume = threading.Timer(1.2, server.resume)  # three times what a fifth of the time would be
+        resume.start()
         assert executor.run(echo("late")) == b"late"
-        release.join()
+        resume.join()
     finally:
         executor.close()

@@ -63,7 +63,7 @@ def _children(served: Any) -> set[int]:
     [
         ("def process(job:\n", "SyntaxError"),
         ("import not_there_at_all\n", "ModuleNotFoundError: No module named 'not_there_at_all'"),
-        ("x = 1\n", "has neither a function `process` nor an @handler"),
+        ("x = 1\n", "neither a function `process` nor an @handler"),
         ("raise SystemExit(3)\n", "SystemExit: 3"),
         ("import os\nos._exit(4)\n", "its child ended while loading: exit 4"),
         ("def setup(): raise OSError('no model')\ndef process(job): pass\n", "OSError: no model"),
