@@ -40,6 +40,15 @@ def describe(error: BaseException) -> tuple[str, str]:
     return _cut(f"{name}: {message}" if message else name), _cut("".join(lines), keep_end=True)
 
 
+def place(error: BaseException) -> str:
+    """Where an import failed, with the line of source; empty when that is not known."""
+    if isinstance(error, SyntaxError):  # its message names file and line already
+        return f": {error.text.strip()}" if error.text and error.text.strip() else ""
+    frames = traceback.extract_tb(_users(error.__traceback__))
+    last = next((frame for frame in reversed(frames) if not frame.filename.startswith(("<", _HERE))), None)
+    return f" ({last.filename}, line {last.lineno}: {last.line})" if last else ""
+
+
 def _users(trace: TracebackType | None) -> TracebackType | None:
     """The traceback from where the user's code begins; ours above it tells nobody anything."""
     inner = trace

@@ -13,7 +13,7 @@ from typing import Any
 
 from sandq.child.channel import Channel
 from sandq.child.context import JobContext, PostponeJob
-from sandq.child.encode import describe, no_json, to_json
+from sandq.child.encode import describe, no_json, place, to_json
 from sandq.child.fingerprint import Fingerprint
 from sandq.child.limits import limit_cpu
 from sandq.child.resolve import Handler, Processor, resolve
@@ -56,6 +56,8 @@ def load(channel: Channel, make: Callable[[], Processor]) -> Processor | None:
         text, trace = describe(error)
         if isinstance(error, ProcessorError):
             text = str(error)
+        else:
+            text += place(error)
         channel.send(Frame(Kind.BROKEN, head={"error": text, "traceback": trace}))
         return None
     head = {

@@ -46,8 +46,8 @@ def resolve(target: str, function: str | None) -> Processor:
     default = _callable(module, target, "process") if hasattr(module, "process") else None
     if not named and default is None:
         raise ProcessorError(
-            f"{target} has neither a function `process` nor an @handler; "
-            f"define one, or name another function as {target}:FUNCTION"
+            f"there is neither a function `process` nor an @handler in {Path(target).name}; "
+            "define one, or name another function as PATH:FUNCTION"
         )
     return Processor(named=named, default=default, setup=setup, teardown=teardown)
 

@@ -9,13 +9,17 @@ from typing import Any
 
 import click
 
+from sandq.cli.main import FORCED
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import print_json
-from sandq.cli.store import open_queue
-from sandq.errors import ConfigError, ResultTimeout
+from sandq.cli.store import open_store
+from sandq.errors import ConfigError, JobFailed, ResultTimeout
 from sandq.queue import Queue
+from sandq.store.keys import QueueKeys
+from sandq.store.newjob import new_job
 
 BULK = 1000  # jobs handed to add_many at a time: memory stays flat for `--count 1000000`
+NOTICE_S = 1.0  # a job that nobody began by then deserves a word
 LOOK_AGAIN_S = 60.0
 
 
@@ -50,9 +54,11 @@ def add(
     """Add job NAME to QUEUE and print its id."""
     if count > 1 and opts["job_id"]:
         raise click.UsageError("--job-id names one job; leave it out with --count")
-    value = read_data(data)
-    with open_queue(redis, prefix, queue) as opened:
-        ids = _add(opened, name, value, count, opts)
+    QueueKeys(queue)  # a wrong name or option is told of before any server is started
+    job = {"name": name, "data": read_data(data), **opts}
+    new_job(**job)
+    with open_store(redis, prefix, begins=True) as store, store.queue(queue) as opened:
+        ids = _add(opened, job, count)
         if wait:
             _print_results(opened, ids)
         elif as_json:
@@ -76,25 +82,44 @@ def read_data(text: str) -> Any:
         raise ConfigError(f"--data is not JSON: {error}; a text needs its quotes, as in '\"text\"'") from error
 
 
-def _add(queue: Queue, name: str, value: Any, count: int, opts: dict[str, Any]) -> list[str]:
-    if count == 1:
-        return [queue.add(name, value, **opts).id]
-    alike = {"name": name, "data": value, **opts}
+def _add(queue: Queue, job: dict[str, Any], count: int) -> list[str]:
     ids: list[str] = []
     while len(ids) < count:
-        ids += [job.id for job in queue.add_many([alike] * min(BULK, count - len(ids)))]
+        ids += [added.id for added in queue.add_many([job] * min(BULK, count - len(ids)))]
     return ids
 
 
 def _print_results(queue: Queue, ids: list[str]) -> None:
     """One result a line, in the order of adding; the first failed job ends it with its reason (JobFailed)."""
-    for job_id in ids:
-        print_json(_result(queue, job_id))
+    for number, job_id in enumerate(ids):
+        try:
+            print_json(_result(queue, job_id, is_first=number == 0))
+        except JobFailed as error:
+            raise JobFailed(f"job {job_id} failed: {error}; see `sandq why {queue.name} {job_id}`") from error
+        except KeyboardInterrupt:
+            click.echo(f"sandq: {_left_behind(queue.name, ids[number:])}", err=True)
+            raise click.exceptions.Exit(FORCED) from None
 
 
-def _result(queue: Queue, job_id: str) -> Any:
+def _result(queue: Queue, job_id: str, *, is_first: bool) -> Any:
+    patience_s = NOTICE_S if is_first else LOOK_AGAIN_S
     while True:  # whoever asked to wait says when it is enough: Ctrl-C
         try:
-            return queue.result(job_id, timeout=LOOK_AGAIN_S)
+            return queue.result(job_id, timeout=patience_s)
         except ResultTimeout:
-            continue
+            if patience_s == NOTICE_S and (obstacle := _obstacle(queue)):
+                click.echo(f"sandq: job {job_id} waits; {obstacle}", err=True)
+            patience_s = LOOK_AGAIN_S
+
+
+def _obstacle(queue: Queue) -> str:
+    if queue.paused():
+        return f"queue {queue.name} is paused, go on with `sandq resume {queue.name}`"
+    return "" if queue.supervisors() else f"no supervisor serves queue {queue.name}"
+
+
+def _left_behind(queue: str, ids: list[str]) -> str:
+    first = f"see `sandq why {queue} {ids[0]}`, or end it with `sandq cancel {queue} {ids[0]}`"
+    if len(ids) == 1:
+        return f"job {ids[0]} stays in queue {queue}; {first}"
+    return f"{len(ids)} jobs stay in queue {queue}, {ids[0]} to {ids[-1]}; of the first {first}"

@@ -60,6 +60,7 @@ class Watch:
                     self.restart_s = self.clock() - self.killed_at
             case Progressed(job_id=job_id) if self._is_prey(fact):
                 self.victim, self.killed_at = job_id, self.clock()
+                click.echo(f"demo: killing busy child {self.pids[job_id]} now", err=True)
                 os.kill(self.pids[job_id], signal.SIGKILL)
             case Recovered(job_ids=job_ids):
                 self.recovered += len(job_ids)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sandq.job import Job, JobState
@@ -19,20 +21,46 @@ _SIGNALS = {
     "SIGXCPU": "its CPU time limit (RLIMIT_CPU)",
     "SIGSYS": "a system call that a sandbox forbids",
 }
+_APART = "a crash uses up none, crashes are counted apart"
+# What `decide` writes when a budget of its own ended the job.
+_BUDGETS = (
+    (re.compile(r"\(crash (\d+), (\d+) allowed: failed\)"), "it used up its crashes, {0} where max_crashes allows {1}"),
+    (
+        re.compile(r"\(interruption (\d+), (\d+) allowed: failed\)"),
+        "it used up its interruptions, {0} where max_interruptions allows {1}",
+    ),
+    (
+        re.compile(r"; try (\d+) of (\d+): failed\)"),
+        "it was claimed {0} times by workers without a handler for its name (max_unknown_names)",
+    ),
+)
 
 
-def explain(job: Job, state: JobState) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What surrounds a job: its queue, those who serve it, and the time."""
+
+    now_ms: int
+    paused: bool = False
+    supervisors: Sequence[Mapping[str, Any]] = ()  # what each last said about itself
+
+
+def explain(job: Job, state: JobState, scene: Scene) -> list[str]:
     """Say what became of the job, on what evidence, and what happens next; one line each."""
-    lines = [f"Job {job.id} ({job.name}) of queue {job.queue} is {_state_words(state)}{_history(job)}."]
+    lines = [f"Job {job.id} ({job.name}) of queue {job.queue} is {_state_words(state, scene)}{_history(job)}."]
+    if state is JobState.ACTIVE:
+        lines.append(_run(job, scene))
+    elif job.processed_on and job.finished_on and not job.death:
+        lines.append(f"Its last run took {show_age(job.finished_on - job.processed_on)}.")
     if job.death:
         lines += explain_death(job.death)
     elif job.failed_reason:
         lines.append(_reason(job.failed_reason))
     if job.deferred_failure:
         lines.append(f"It is condemned: the next worker fails it without running it, because {job.deferred_failure}.")
-    if not job.death and job.stacktrace:
+    if not job.death and job.stacktrace and job.stacktrace[-1] != job.failed_reason:
         lines += ["Last traceback:", *_indented(job.stacktrace[-1])]
-    return [*lines, _next(job, state)]
+    return [*lines, *_next(job, state, scene)]
 
 
 def explain_death(death: Mapping[str, Any]) -> list[str]:
@@ -44,9 +72,11 @@ def explain_death(death: Mapping[str, Any]) -> list[str]:
     child = _child(death)
     if child:
         lines.append(child)
-    for title, key in (("Python stack at its end:", "stack"), ("Last lines on stderr:", "stderr")):
-        if death.get(key):
-            lines += [title, *_indented(death[key])]
+    stack, stderr = death.get("stack", "").strip(), death.get("stderr", "")
+    if stack and stack not in stderr:
+        lines += ["Python stack at its end:", *_indented(stack)]
+    if stderr:
+        lines += ["Last lines on stderr:", *_indented(stderr)]
     return lines
 
 
@@ -106,10 +136,11 @@ def _child(death: Mapping[str, Any]) -> str:
     return f"It was process {death['pid']}{where}{age}{first}."
 
 
-def _state_words(state: JobState) -> str:
+def _state_words(state: JobState, scene: Scene) -> str:
+    worker = "its queue to be resumed" if scene.paused else "a free worker" if scene.supervisors else "a worker"
     words = {
-        JobState.WAITING: "waiting for a free worker",
-        JobState.PRIORITIZED: "waiting for a free worker, by priority",
+        JobState.WAITING: f"waiting for {worker}",
+        JobState.PRIORITIZED: f"waiting for {worker}, by priority",
         JobState.ACTIVE: "running",
         JobState.DELAYED: "waiting for its time",
         JobState.WAITING_CHILDREN: "waiting for its children",
@@ -118,9 +149,42 @@ def _state_words(state: JobState) -> str:
     return words.get(state, str(state))
 
 
+def _run(job: Job, scene: Scene) -> str:
+    """Who runs it, for how long by now, and how far it is."""
+    ran = f"It has run for {show_age(scene.now_ms - job.processed_on)}" if job.processed_on else "It runs"
+    progress = "" if job.progress_json is None else f"; its progress is {job.progress_json.decode('utf-8', 'replace')}"
+    for supervisor in scene.supervisors:
+        for run in supervisor.get("queues", {}).get(job.queue, {}).get("running", ()):
+            if run.get("id") == job.id:
+                return f"{ran} as process {run.get('pid')} of supervisor {_called(supervisor)}{progress}."
+    if scene.supervisors:
+        return f"{ran}{progress}; no supervisor has told of it yet, they do so every few seconds."
+    return (
+        f"{ran}{progress}. No sandq supervisor serves the queue: either another worker runs it, or its own is gone, "
+        "and the next supervisor puts it back."
+    )
+
+
+def _called(supervisor: Mapping[str, Any]) -> str:
+    name = supervisor.get("name") or supervisor.get("id")
+    return f"{name} on {supervisor['host']}" if supervisor.get("host") else str(name)
+
+
+def show_age(age_ms: float) -> str:
+    """A time in units that fit it: 0.4s, 12s, 3m 5s, 2h 7m, 3d 4h."""
+    age_s = max(0.0, age_ms / 1000)
+    if age_s < 60:
+        return f"{age_s:.1f}s" if age_s < 10 else f"{age_s:.0f}s"
+    minutes, left_s = divmod(int(age_s), 60)
+    hours, left_minutes = divmod(minutes, 60)
+    days, left_hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {left_hours}h"
+    return f"{hours}h {left_minutes}m" if hours else f"{minutes}m {left_s}s"
+
+
 def _history(job: Job) -> str:
-    crashes = crashes_of(job)
-    interruptions = job.interruptions or int((job.death or {}).get("interruptions", 0))
+    crashes, interruptions = crashes_of(job), interruptions_of(job)
     parts = [
         _count(job.attempts_started, "start"),
         _count(crashes, "crash", "crashes"),
@@ -138,6 +202,11 @@ def crashes_of(job: Job) -> int:
     return job.crashes or int((job.death or {}).get("crashes", 0))
 
 
+def interruptions_of(job: Job) -> int:
+    """How often it was interrupted, likewise."""
+    return job.interruptions or int((job.death or {}).get("interruptions", 0))
+
+
 def _count(number: int, one: str, many: str | None = None) -> str:
     return "" if not number else f"1 {one}" if number == 1 else f"{number} {many or one + 's'}"
 
@@ -146,18 +215,57 @@ def _reason(reason: str) -> str:
     return f"Reason: {reason.rstrip('.')}."
 
 
-def _next(job: Job, state: JobState) -> str:
-    left = job.attempts - job.attempts_made
-    spent = f"{job.attempts_made} of {job.attempts} attempts used"
+def _next(job: Job, state: JobState, scene: Scene) -> Iterator[str]:
     if state is JobState.COMPLETED:
-        return "Nothing further happens to it."
-    if state is JobState.FAILED:
-        return f"It will not run again by itself ({spent}); `sandq retry {job.queue} {job.id}` puts it back."
-    if state is JobState.UNKNOWN:
-        return "It is in none of the queue's lists; if it stays so, report it."
-    if left <= 1:
-        return f"Its next run is its last attempt ({spent}); a crash does not use it up, crashes are counted apart."
-    return f"It has {left} attempts left ({spent}); a crash uses up none, crashes are counted apart."
+        yield "Nothing further happens to it."
+    elif state is JobState.FAILED:
+        yield f"It will not run again by itself: {_final(job)}. `sandq retry {job.queue} {job.id}` puts it back."
+    elif state is JobState.UNKNOWN:
+        yield "It is in none of the queue's lists; if it stays so, report it."
+    elif state is JobState.ACTIVE:
+        yield f"This is {_attempt(job)}; {_APART}."
+    else:
+        yield from _obstacles(job.queue, scene)
+        yield f"Its next run is {_attempt(job)}; {_APART}."
+
+
+def _obstacles(queue: str, scene: Scene) -> Iterator[str]:
+    """What keeps every waiting job of the queue from running."""
+    if scene.paused:
+        yield f"Queue {queue} is paused: nothing of it starts before `sandq resume {queue}`."
+    if not scene.supervisors:
+        yield f"No sandq supervisor serves queue {queue}; start one: `sandq supervise {queue}=PATH[:FUNCTION]`."
+    for supervisor in scene.supervisors:
+        if broken := supervisor.get("queues", {}).get(queue, {}).get("broken"):
+            yield f"Supervisor {_called(supervisor)} cannot load the queue's processor: {broken}"
+
+
+def _attempt(job: Job) -> str:
+    """Which attempt the run at hand, or the next one, is."""
+    number = job.attempts_made + 1
+    if number > job.attempts:
+        return f"one run more than its {_count(job.attempts, 'attempt')}, asked for by hand"
+    return f"attempt {number} of {job.attempts}" + (", its last" if number == job.attempts else "")
+
+
+def _final(job: Job) -> str:
+    """Why a failed job stays failed."""
+    reason = job.failed_reason or ""
+    if is_cancelled(reason):
+        return "it was cancelled"
+    for pattern, sentence in _BUDGETS:
+        if found := pattern.search(reason):
+            return sentence.format(*found.groups())
+    if job.attempts_made > job.attempts:
+        return f"{job.attempts_made} attempts were made, {job.attempts_made - job.attempts} of them asked for by hand"
+    if job.attempts_made == job.attempts:
+        return "its only attempt is used up" if job.attempts == 1 else f"all of its {job.attempts} attempts are used up"
+    return f"another attempt could not help ({job.attempts_made} of {job.attempts} attempts used)"
+
+
+def is_cancelled(reason: str) -> bool:
+    """Whether a job failed because somebody cancelled it."""
+    return reason == "cancelled" or reason.startswith("cancelled:")
 
 
 def _indented(text: str) -> list[str]:

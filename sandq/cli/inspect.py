@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from sandq.cli.explain import crashes_of, explain
+from sandq.cli.explain import Scene, crashes_of, explain, show_age
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import job_value, print_job, print_json, print_table, printable, show_time, show_took
 from sandq.cli.store import Store, find_queues, open_queue, open_store
@@ -52,7 +53,9 @@ def _print_status(found: Mapping[str, Mapping[str, Any]]) -> None:
     if serving:
         click.echo()
         print_table(
-            ["supervisor", "queue", "host", "pid", "heartbeat p99", "max", "processor"], serving, numbers=(3, 4, 5)
+            ["supervisor", "queue", "host", "pid", "up", "heartbeat p99", "max", "processor"],
+            serving,
+            numbers=range(3, 7),
         )
 
 
@@ -68,6 +71,7 @@ def _supervisor(supervisor: Mapping[str, Any], queue: str) -> list[object]:
     return [
         supervisor.get("host"),
         supervisor.get("pid"),
+        show_age(1000 * supervisor.get("uptime_s", 0)),
         _milliseconds(beat.get("p99_ms")),
         _milliseconds(beat.get("max_ms")),
         _processor(state),
@@ -109,10 +113,14 @@ def jobs(*, queue: str, state: str, limit: int, redis: str | None, prefix: str |
 def _row(job: Job) -> list[object]:
     reason = (job.failed_reason or "").partition("\n")[0]
     note = reason if len(reason) <= 80 else reason[:77] + "..."
-    if not note and job.progress_json:
+    if not note and job.progress_json and not job.finished_on:
         note = f"progress {job.progress_json.decode('utf-8', 'replace')[:60]}"
-    attempts = f"{job.attempts_made}/{job.attempts}"
-    return [job.id, job.name, show_time(job.timestamp), attempts, crashes_of(job), show_took(job), note]
+    return [job.id, job.name, show_time(job.timestamp), _attempts(job), crashes_of(job), show_took(job), note]
+
+
+def _attempts(job: Job) -> str:
+    by_hand = job.attempts_made - job.attempts
+    return f"{job.attempts}/{job.attempts} +{by_hand}" if by_hand > 0 else f"{job.attempts_made}/{job.attempts}"
 
 
 @click.command()
@@ -145,7 +153,8 @@ def why(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json:
     """Say in English what happened to job ID of QUEUE, and what happens next."""
     with open_queue(redis, prefix, queue) as opened:
         found, state = opened.job(id_), opened.state(id_)
-    lines = explain(found, state)
+        scene = Scene(now_ms=int(time.time() * 1000), paused=opened.paused(), supervisors=opened.supervisors())
+    lines = explain(found, state, scene)
     if as_json:
         print_json({"id": found.id, "state": str(state), "why": lines, "death": dict(found.death or {}) or None})
     else:

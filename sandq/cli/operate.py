@@ -8,7 +8,7 @@ import click
 
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import print_json
-from sandq.cli.store import open_queue
+from sandq.cli.store import open_known_queue, open_queue
 from sandq.errors import QueueError
 
 _CANCELLED = {
@@ -36,21 +36,39 @@ def cancel(*, queue: str, id_: str, reason: str, redis: str | None, prefix: str 
 @click.command()
 @click.argument("queue")
 @click.argument("id_", metavar="[ID]", required=False)
-@click.option("--all", "every", is_flag=True, help="Every failed job.")
+@click.option("--all", "every", is_flag=True, help="Every failed job that was not cancelled.")
+@click.option("--cancelled", is_flag=True, help="With --all: the cancelled ones, too.")
 @store_options
 @json_option
 @debug_option
-def retry(*, queue: str, id_: str | None, every: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
-    """Put finished job ID, or with --all every failed one, back to wait, with fresh counters."""
+def retry(
+    *,
+    queue: str,
+    id_: str | None,
+    every: bool,
+    cancelled: bool,
+    redis: str | None,
+    prefix: str | None,
+    as_json: bool,
+) -> None:
+    """Put finished job ID, or with --all every failed one, back to wait.
+
+    Its crashes and interruptions are counted afresh. The attempts that it made stay counted; if none is left it
+    gets one run.
+    """
     if (id_ is None) is not every:
         raise click.UsageError("name one job ID, or --all")
+    if cancelled and not every:
+        raise click.UsageError("--cancelled goes with --all; one job that you name is retried in any case")
     with open_queue(redis, prefix, queue) as opened:
         if id_ is not None:
             opened.retry(id_)
             _say(as_json, f"job {id_} waits again", {"retried": 1})
             return
-        number = opened.retry_all()
-        _say(as_json, f"{number} {'job waits' if number == 1 else 'jobs wait'} again", {"retried": number})
+        number = opened.retry_all(cancelled=cancelled)
+        stay = 0 if cancelled else opened.counts()["failed"]
+    rest = f"; {stay} still failed: --cancelled takes those that were cancelled, too" if stay else ""
+    _say(as_json, f"{number} {'job waits' if number == 1 else 'jobs wait'} again{rest}", {"retried": number})
 
 
 @click.command()
@@ -86,7 +104,7 @@ def remove(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_js
 @debug_option
 def pause(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Start no further job of QUEUE; what runs is finished."""
-    with open_queue(redis, prefix, queue) as opened:
+    with open_known_queue(redis, prefix, queue) as opened:
         opened.pause()
     _say(as_json, f"{queue} is paused", {"queue": queue, "paused": True})
 
@@ -98,9 +116,10 @@ def pause(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -
 @debug_option
 def resume(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Go on with paused QUEUE."""
-    with open_queue(redis, prefix, queue) as opened:
-        opened.resume()
-    _say(as_json, f"{queue} goes on", {"queue": queue, "paused": False})
+    with open_known_queue(redis, prefix, queue) as opened:
+        was_paused = opened.paused()
+        opened.resume()  # in any case: BullMQ 5 keeps what it set aside in a list of its own
+    _say(as_json, f"{queue} {'goes on' if was_paused else 'was not paused'}", {"queue": queue, "paused": False})
 
 
 def _say(as_json: bool, text: str, value: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from sandq.settings import read_settings
 from sandq.supervisor.single import check_processor, run_single
 from sandq.units import seconds, size
 
+PROGRESS_EVERY_S = 1.0
+
 
 @click.command()
 @click.argument("processor", metavar="PATH[:FUNCTION]")
@@ -37,7 +41,9 @@ def run(
     settings = QueueSettings(
         timeout_s=None if timeout is None else seconds(timeout), memory=None if memory is None else size(memory)
     )
-    outcome = run_single(processor, json.dumps(read_data(data)).encode(), settings, name=name, hear=_hear)
+    voice = Voice()
+    outcome = run_single(processor, json.dumps(read_data(data)).encode(), settings, name=name, hear=voice.hear)
+    voice.end()
     if isinstance(outcome, Completed):
         click.echo(outcome.result)
         return
@@ -45,9 +51,27 @@ def run(
     ctx.exit(1)
 
 
-def _hear(stream: str, line: str) -> None:
-    """Pass on what the job says; its bytes on stdout would spoil the result there."""
-    click.echo(f"{stream}: {line}" if stream in ("log", "progress") else line, err=True)
+class Voice:
+    """Passes on what the job says, to stderr: on stdout it would spoil the result. Of progress, a line a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_at = -math.inf
+        self._untold = ""
+
+    def hear(self, stream: str, line: str) -> None:
+        """One line of stdout, stderr, a log or a progress."""
+        if stream == "progress" and self._clock() - self._told_at < PROGRESS_EVERY_S:
+            self._untold = line
+            return
+        if stream == "progress":
+            self._told_at, self._untold = self._clock(), ""
+        click.echo(f"{stream}: {line}" if stream in ("log", "progress") else line, err=True)
+
+    def end(self) -> None:
+        """The last progress, if it was held back."""
+        if self._untold:
+            click.echo(f"progress: {self._untold}", err=True)
 
 
 def describe(outcome: Outcome) -> list[str]:
@@ -55,8 +79,12 @@ def describe(outcome: Outcome) -> list[str]:
     death: Death | None = getattr(outcome, "death", None)
     if death is not None:
         certificate: Mapping[str, Any] = msgspec.to_builtins(death)
-        return explain_death(certificate)
+        # What it wrote has been passed on already, and a stack that a fatal error left there with it.
+        is_told = death.stack.strip() in death.stderr
+        return explain_death({**certificate, "stderr": "", "stack": "" if is_told else death.stack})
     match outcome:
+        case Raised(error, ""):  # nothing was raised: its result is of no use
+            return [f"{error[:1].upper()}{error[1:]}."]
         case Raised(error, traceback):
             return [f"The handler raised {error}.", *traceback.rstrip().splitlines()]
         case InitFailed(why):
@@ -88,9 +116,13 @@ def check(ctx: click.Context, /, *, config: Path | None, as_json: bool) -> None:
         print_json(found)
     else:
         for queue, result in found.items():
-            said = f"ok: {', '.join(result['handlers'])}" if result["ok"] else f"broken: {result['why']}"
+            said = f"ok: {', '.join(map(_served, result['handlers']))}" if result["ok"] else f"broken: {result['why']}"
             click.echo(f"{queue}  {result['processor']}  {said}")
     ctx.exit(0 if all(result["ok"] for result in found.values()) else 1)
+
+
+def _served(handler: str) -> str:
+    return "any job name" if handler == "*" else handler
 
 
 def _load(settings: QueueSettings) -> dict[str, Any]:

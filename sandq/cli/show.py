@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from sandq.cli.explain import crashes_of, interruptions_of
 from sandq.job import Job, JobState
 from sandq.units import show_duration
 
@@ -76,8 +77,8 @@ def job_value(job: Job, state: JobState) -> dict[str, Any]:
         "attempts_made": job.attempts_made,
         "attempts_started": job.attempts_started,
         "stalled_count": job.stalled_count,
-        "crashes": job.crashes,
-        "interruptions": job.interruptions,
+        "crashes": crashes_of(job),
+        "interruptions": interruptions_of(job),
         "unknown_names": job.unknown_names,
         "fence": job.fence,
         "deferred_failure": job.deferred_failure,
@@ -101,15 +102,24 @@ def print_job(job: Job, state: JobState) -> None:
     stacktrace = value.pop("stacktrace")
     for key in ("timestamp", "processed_on", "finished_on"):
         value[key] = show_time(value[key])
-    for key in ("data", "opts", "progress", "returnvalue", "death"):
+    death = value.pop("death")
+    for key in ("data", "opts", "progress", "returnvalue"):
         value[key] = json.dumps(value[key], ensure_ascii=False) if value[key] not in (None, {}) else None
     if job.delay:
         value["delay"] = show_duration(job.delay / 1000)
     told = [[key, printable(str(text))] for key, text in value.items() if text not in (None, "", 0)]
     for line in align(told):
         click.echo(line)
+    for name, text in (death or {}).items():
+        _print_block(f"death.{name}", str(text))
     for trace in stacktrace:
-        click.echo("\n    ".join(["stacktrace", *(printable(line) for line in trace.rstrip().splitlines())]))
+        _print_block("stacktrace", trace)
+
+
+def _print_block(title: str, text: str) -> None:
+    """On one line with its title what fits there, else indented under it."""
+    lines = [printable(line) for line in text.rstrip().splitlines()]
+    click.echo(f"{title}  {lines[0]}" if len(lines) == 1 else "\n    ".join([title, *lines]))
 
 
 def show_time(at_ms: int | None) -> str | None:

@@ -24,6 +24,7 @@ from sandq.store.keys import QueueKeys
 from sandq.store.reads import meta
 from sandq.store.urls import redact
 from sandq.supervisor.loop import Supervisor
+from sandq.supervisor.processor import Processor
 from sandq.units import show_duration
 
 
@@ -39,7 +40,7 @@ from sandq.units import show_duration
 @click.option("--drain-timeout", metavar="DURATION", help="On SIGTERM, let jobs finish for this long (default 25s).")
 @click.option("--recycle-after", type=click.IntRange(min=1), help="Replace a child after this many jobs.")
 @click.option("--name", help="What this supervisor is called in `sandq status`.")
-@click.option("--burst", is_flag=True, help="Exit when nothing is left to do.")
+@click.option("--burst", is_flag=True, help="Exit when nothing is left to do; 0 also if jobs failed.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Log lines instead of the live view.")
 @store_options
 @debug_option
@@ -62,8 +63,10 @@ def supervise(
     settings = read_settings(config=config, flags=flags, processors=_pairs(queues))
     if not settings.queues:
         raise ConfigError("nothing to serve; name QUEUE=PATH[:FUNCTION], or write [queues.NAME] into sandq.toml")
+    for queue in settings.queues.values():
+        Processor.of(queue.processor)  # a file that is not there is told of before anything is started
     live = log_format is None and sys.stdout.isatty()
-    with reach(settings) as url:
+    with reach(settings, begins=True) as url:
         for line in _decided(settings, url):
             _announce(line, log_format)
         ctx.exit(_serve(settings, url, burst, live, log_format))

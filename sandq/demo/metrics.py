@@ -105,15 +105,23 @@ def packages(job_bytes: int = JOB_BYTES) -> list[dict[str, Any]]:
     folder = Path(sysconfig.get_paths()["stdlib"])
     jobs = []
     for files in _cut(folder, job_bytes):
-        first, last = (name.split("/")[0].removesuffix(".py") for name in (files[0], files[-1]))
         jobs.append(
             {
-                "package": first if first == last else f"{first} to {last}",
+                "package": _title(files),
                 "folder": str(folder),
                 "files": files,
             }
         )
     return jobs
+
+
+def _title(files: list[str]) -> str:
+    """A package that takes several jobs is told apart by its files."""
+    first, last = (name.removesuffix(".py") for name in (files[0], files[-1]))
+    package, others = first.split("/")[0], last.split("/")[0]
+    if package != others:
+        return f"{package} to {others}"
+    return package if len(files) == 1 else f"{first} to {last.removeprefix(f'{package}/')}"
 
 
 def _summary(measures: dict[str, Measure], size: int, packed: int) -> dict[str, Any]:

@@ -208,6 +208,23 @@ def test_retrying_all_goes_in_rounds_and_leaves_what_fails_meanwhile(bench: Benc
     assert list(bench.zset("failed")) == ["1"]
 
 
+def test_retrying_all_leaves_cancelled_jobs_alone_unless_asked(bench: Bench) -> None:
+    for n, reason in enumerate(["cancelled", "boom", "cancelled: too late", "cancelled by the bank", "boom"]):
+        bench.add()
+        finish(bench, str(n + 1), "failed", T + n)
+        bench.client.hset(bench.keys.key(str(n + 1)), "failedReason", reason)
+    count, again, passed = 0, 0, 0
+    while True:
+        done = bench.run(produce.retry_all(bench.keys, again=again, passed=passed, limit=2))
+        count, passed = count + done.count, done.passed
+        if done.again is None:
+            break
+        again = done.again
+    assert (count, passed) == (3, 2)
+    assert list(bench.zset("failed")) == ["1", "3"]
+    assert bench.run(produce.retry_all(bench.keys, cancelled=True)) == produce.Retried(2, None)
+
+
 def test_retrying_all_drops_an_id_whose_job_is_gone(bench: Bench) -> None:
     bench.client.zadd(bench.keys.key("failed"), {"ghost": T})
     assert bench.run(produce.retry_all(bench.keys)) == produce.Retried(0, None)

@@ -103,7 +103,11 @@ def test_a_cancelled_job_is_failed_and_told_why_and_can_be_retried(sandq: Sandq,
     told = sandq("why", "render", job_id).stdout
     assert "wrong colour" in told
     assert f"sandq retry render {job_id}" in told
-    assert said(sandq("retry", "render", "--all", "--json")) == {"retried": 1}
+    assert "was cancelled" in told
+    kept = sandq("retry", "render", "--all")
+    assert (kept.returncode, kept.stdout.split(";")[0]) == (0, "0 jobs wait again")
+    assert "--cancelled" in kept.stdout
+    assert said(sandq("retry", "render", "--all", "--cancelled", "--json")) == {"retried": 1}
     assert queue.state(job_id) == "waiting"
 
 
@@ -122,11 +126,39 @@ def test_a_delayed_job_is_promoted_and_a_waiting_one_removed(sandq: Sandq, queue
 
 
 def test_pause_and_resume_are_seen_by_everybody(sandq: Sandq, queue: Queue) -> None:
+    job_id = queue.add("page").id
     assert said(sandq("pause", "render", "--json")) == {"queue": "render", "paused": True}
     assert queue.paused()
     assert "paused" in sandq("status", "render").stdout
+    assert "`sandq resume render`" in sandq("why", "render", job_id).stdout
     assert said(sandq("resume", "render", "--json")) == {"queue": "render", "paused": False}
     assert not queue.paused()
+    assert sandq("resume", "render").stdout == "render was not paused\n"
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_typo_makes_no_queue(sandq: Sandq, queue: Queue, command: str) -> None:
+    queue.add("page")
+    assert_refused(sandq(command, "rende"), 2, "there is no queue rende under the prefix")
+    assert "did you mean render?" in sandq(command, "rende").stderr
+    assert list(said(sandq("status", "--json"))["queues"]) == ["render"]
+
+
+def test_who_waits_learns_that_nobody_serves_and_on_ctrl_c_which_job_stays(
+    redis_url: str, prefix: str, queue: Queue, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "sandq", "add", "render", "page", "--wait"]
+    env = {**os.environ, "SANDQ_REDIS_URL": redis_url, "SANDQ_PREFIX": prefix}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=env, cwd=tmp_path, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "sandq: job 1 waits; no supervisor serves queue render\n"
+        waiting.send_signal(2)
+        told = waiting.stderr.read()
+        assert waiting.wait(LIMIT_S) == 130
+    assert told.startswith("sandq: job 1 stays in queue render; see `sandq why render 1`")
+    assert told.count("\n") == 1
+    assert queue.state("1") == "waiting"
 
 
 def test_events_are_one_json_line_each_and_ctrl_c_ends_them_well(
@@ -149,6 +181,7 @@ def test_events_are_one_json_line_each_and_ctrl_c_ends_them_well(
         (["job", "render", "404"], 1, "404"),
         (["retry", "render", "404"], 1, "404"),
         (["retry", "render"], 2, "--all"),
+        (["retry", "render", "1", "--cancelled"], 2, "--all"),
         (["add", "render"], 2, "NAME"),
         (["add", "render", "page", "--data", "{oops"], 2, "--data is not JSON"),
         (["add", "render", "page", "--data", "@nowhere.json"], 2, "nowhere.json cannot be read"),
@@ -195,7 +228,10 @@ def test_without_any_url_a_private_server_is_used_and_named_in_one_line(sandq: S
     assert added.returncode == 0
     assert added.stderr.count("\n") == 1
     assert str(tmp_path / "home") in added.stderr
+    wrong = sandq("add", "render", "page", "--data", "{oops", SANDQ_REDIS_URL="", SANDQ_HOME=str(tmp_path / "home"))
+    assert_refused(wrong, 2, "--data is not JSON")
     again = sandq("status", "--json", SANDQ_REDIS_URL="", SANDQ_HOME=str(tmp_path / "home"))
+    assert again.stderr == ""
     assert json.loads(again.stdout)["queues"]["render"]["counts"]["waiting"] == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandq.cli.demo import Report, summary
-from sandq.cli.run import describe
+from sandq.cli.run import PROGRESS_EVERY_S, Voice, describe
 from sandq.cli.supervise import retention
 from sandq.config import Keep, QueueSettings
 from sandq.outcome import (
@@ -46,6 +46,10 @@ def test_the_rule_for_finished_jobs_is_said_as_it_will_be_applied(
     ("outcome", "told"),
     [
         (Raised("ValueError: no", "Traceback ..."), "The handler raised ValueError: no."),
+        (
+            Raised("the handler's result, of type set, is not JSON: ...", ""),
+            "The handler's result, of type set, is not",
+        ),
         (Crashed(Death(cause=Cause.EXIT, exit_code=3)), "exit code 3"),
         (InitFailed("no module x"), "no module x"),
         (UnknownName(("page", "mail")), "it has page, mail"),
@@ -75,3 +79,16 @@ def test_a_demo_tells_what_it_measured() -> None:
     assert "5 of 5 jobs completed in 3.0s" in told
     assert "p50 0.10ms, p99 2.00ms, max 3.00ms" in told
     assert "running again: 12.5ms" in told
+
+
+def test_progress_of_a_job_run_by_hand_is_a_line_a_second_and_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 100.0
+    voice = Voice(clock=lambda: now)
+    for percent in ("0", "1", "2"):
+        voice.hear("progress", percent)
+    voice.hear("stdout", "half way")
+    now += PROGRESS_EVERY_S
+    voice.hear("progress", "50")
+    voice.hear("progress", "51")
+    voice.end()
+    assert capsys.readouterr().err.splitlines() == ["progress: 0", "half way", "progress: 50", "progress: 51"]

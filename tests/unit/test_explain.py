@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
-from sandq.cli.explain import explain, explain_death
+from sandq.cli.explain import Scene, explain, explain_death, show_age
+from sandq.config import QueueSettings
+from sandq.decide import decide
 from sandq.job import Job, JobState
+from sandq.outcome import Cause, Crashed, Death, Interrupted, Outcome, UnknownName
+
+NOW_MS = 1_000_000
+SERVED = Scene(now_ms=NOW_MS, supervisors=({"id": "s1", "name": "box-7", "host": "vm"},))
 
 
 def make(**fields: Any) -> Job:
@@ -66,15 +73,21 @@ def test_a_certificate_is_read_with_its_evidence() -> None:
     ("state", "fields", "told"),
     [
         (JobState.FAILED, {"attempts_made": 3, "opts": {"attempts": 3}}, "`sandq retry render 7` puts it back"),
-        (JobState.DELAYED, {"attempts_made": 1, "opts": {"attempts": 3}}, "2 attempts left (1 of 3 attempts used)"),
-        (JobState.WAITING, {"attempts_made": 2, "opts": {"attempts": 3}}, "its last attempt"),
-        (JobState.WAITING, {}, "its last attempt (0 of 1 attempts used)"),
+        (JobState.FAILED, {"attempts_made": 3, "opts": {"attempts": 3}}, "all of its 3 attempts are used up"),
+        (JobState.FAILED, {"attempts_made": 1}, "its only attempt is used up"),
+        (JobState.FAILED, {"attempts_made": 2}, "2 attempts were made, 1 of them asked for by hand"),
+        (JobState.FAILED, {"attempts_made": 1, "opts": {"attempts": 3}}, "could not help (1 of 3 attempts used)"),
+        (JobState.FAILED, {"attempts_made": 1, "failed_reason": "cancelled: too late"}, "it was cancelled"),
+        (JobState.DELAYED, {"attempts_made": 1, "opts": {"attempts": 3}}, "Its next run is attempt 2 of 3;"),
+        (JobState.WAITING, {"attempts_made": 2, "opts": {"attempts": 3}}, "Its next run is attempt 3 of 3, its last"),
+        (JobState.WAITING, {"attempts_made": 1}, "one run more than its 1 attempt, asked for by hand"),
+        (JobState.ACTIVE, {}, "This is attempt 1 of 1, its last"),
         (JobState.COMPLETED, {}, "Nothing further happens"),
         (JobState.UNKNOWN, {}, "none of the queue's lists"),
     ],
 )
 def test_the_last_line_says_what_happens_next(state: JobState, fields: dict[str, Any], told: str) -> None:
-    assert told in explain(make(**fields), state)[-1]
+    assert told in explain(make(**fields), state, SERVED)[-1]
 
 
 def test_the_first_line_counts_what_the_job_went_through() -> None:
@@ -82,17 +95,17 @@ def test_the_first_line_counts_what_the_job_went_through() -> None:
     expected = (
         "Job 7 (page) of queue render is waiting for a free worker after 4 starts, 2 crashes, 1 interruption, 1 stall."
     )
-    assert explain(job, JobState.WAITING)[0] == expected
+    assert explain(job, JobState.WAITING, SERVED)[0] == expected
 
 
 def test_a_finished_job_tells_the_counters_that_its_certificate_kept() -> None:
     job = make(attempts_started=3, death={"cause": "exit", "exit_code": 1, "crashes": 3})
-    assert "3 starts, 3 crashes" in explain(job, JobState.FAILED)[0]
+    assert "3 starts, 3 crashes" in explain(job, JobState.FAILED, SERVED)[0]
 
 
 def test_a_job_that_raised_tells_its_reason_and_only_the_last_traceback() -> None:
     job = make(failed_reason="ValueError: no such page", stacktrace=("first try", "second try"))
-    told = "\n".join(explain(job, JobState.FAILED))
+    told = "\n".join(explain(job, JobState.FAILED, SERVED))
     assert "Reason: ValueError: no such page." in told
     assert "    second try" in told
     assert "first try" not in told
@@ -100,4 +113,71 @@ def test_a_job_that_raised_tells_its_reason_and_only_the_last_traceback() -> Non
 
 def test_a_condemned_job_tells_why_it_will_not_run() -> None:
     job = make(deferred_failure="job stalled more than allowable limit")
-    assert "job stalled more than allowable limit" in "\n".join(explain(job, JobState.WAITING))
+    assert "job stalled more than allowable limit" in "\n".join(explain(job, JobState.WAITING, SERVED))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fields", "settings", "told"),
+    [
+        (Crashed(Death(cause=Cause.EXIT)), {"crashes": 2}, {}, "used up its crashes, 3 where max_crashes allows 2"),
+        (Crashed(Death(cause=Cause.EXIT)), {}, {"max_crashes": 0}, "used up its crashes, 1 where max_crashes allows 0"),
+        (Interrupted(Death(cause=Cause.DRAIN)), {"interruptions": 10}, {}, "11 where max_interruptions allows 10"),
+        (UnknownName(("page",)), {"unknown_names": 9}, {}, "claimed 10 times by workers without a handler"),
+    ],
+)
+def test_a_job_over_a_budget_of_its_own_does_not_blame_its_attempts(
+    outcome: Outcome, fields: dict[str, Any], settings: dict[str, Any], told: str
+) -> None:
+    job = make(opts={"attempts": 3}, **fields)
+    settlement = decide(job, outcome, QueueSettings(**settings), random.Random(0))
+    assert settlement is not None
+    failed = make(opts={"attempts": 3}, attempts_made=1, failed_reason=settlement.reason)
+    assert told in explain(failed, JobState.FAILED, SERVED)[-1]
+
+
+def test_a_running_job_tells_who_runs_it_for_how_long_and_how_far_it_is() -> None:
+    running = {"queues": {"render": {"running": [{"id": "7", "pid": 42}]}}}
+    scene = Scene(now_ms=NOW_MS, supervisors=({"name": "box-7", "host": "vm"} | running,))
+    job = make(processed_on=NOW_MS - 12_000, progress_json=b"41")
+    expected = "It has run for 12s as process 42 of supervisor box-7 on vm; its progress is 41."
+    assert explain(job, JobState.ACTIVE, scene)[1] == expected
+    assert "no supervisor has told of it yet" in explain(job, JobState.ACTIVE, SERVED)[1]
+    assert "No sandq supervisor serves the queue" in explain(job, JobState.ACTIVE, Scene(now_ms=NOW_MS))[1]
+
+
+@pytest.mark.parametrize(
+    ("scene", "told"),
+    [
+        (
+            Scene(now_ms=NOW_MS, paused=True, supervisors=SERVED.supervisors),
+            "nothing of it starts before `sandq resume",
+        ),
+        (Scene(now_ms=NOW_MS), "No sandq supervisor serves queue render; start one"),
+        (
+            Scene(now_ms=NOW_MS, supervisors=({"name": "box-7", "queues": {"render": {"broken": "no module x"}}},)),
+            "box-7 cannot load the queue's processor: no module x",
+        ),
+    ],
+)
+@pytest.mark.parametrize("state", [JobState.WAITING, JobState.DELAYED])
+def test_what_keeps_a_waiting_job_from_running_is_said(scene: Scene, told: str, state: JobState) -> None:
+    assert told in "\n".join(explain(make(), state, scene))
+    assert told not in "\n".join(explain(make(), state, SERVED))
+
+
+def test_a_finished_job_without_certificate_tells_how_long_it_ran() -> None:
+    job = make(processed_on=NOW_MS - 3200, finished_on=NOW_MS, failed_reason="cancelled: too late")
+    assert explain(job, JobState.FAILED, SERVED)[1] == "Its last run took 3.2s."
+
+
+def test_a_stack_that_a_fatal_error_left_on_stderr_is_told_once() -> None:
+    told = explain_death({"cause": "signal", "stack": "File x.py, line 3\n", "stderr": "Fatal\nFile x.py, line 3\n"})
+    assert "\n".join(told).count("File x.py") == 1
+
+
+@pytest.mark.parametrize(
+    ("age_s", "expected"),
+    [(-1, "0.0s"), (0.44, "0.4s"), (12, "12s"), (185, "3m 5s"), (7620, "2h 7m"), (273600, "3d 4h")],
+)
+def test_an_age_is_told_in_units_that_fit_it(age_s: float, expected: str) -> None:
+    assert show_age(1000 * age_s) == expected

@@ -22,6 +22,7 @@ from sandq.supervisor.facts import (
     Recovered,
     Settled,
     Started,
+    Stopping,
     StoreTrouble,
 )
 
@@ -38,14 +39,14 @@ def settled(**change: object) -> Settled:
     ("fact", "expected"),
     [
         (STARTED, "job 7 (page) started, attempt 1, pid 42"),
-        (settled(), "job 7 (page) completed in 1.50s"),
+        (settled(), "job 7 (page) completed after 1.50s"),
         (
             settled(outcome="TimedOut", to="failed", reason="ran over 5s"),
-            "job 7 (page) timed out -> failed in 1.50s: ran over 5s",
+            "job 7 (page) timed out -> failed after 1.50s: ran over 5s",
         ),
         (
             settled(outcome="LockLost", to="", word="lost"),
-            "job 7 (page) lock lost in 1.50s, not written: lost",
+            "job 7 (page) lock lost after 1.50s, not written: lost",
         ),
         (ChildDied(queue="render", pid=42, how="SIGKILL"), "child 42 ended: SIGKILL"),
         (Progressed(queue="render", job_id="7", progress_json=b"50"), "job 7 progress 50"),
@@ -55,6 +56,11 @@ def settled(**change: object) -> Settled:
             "processor broken, trying again in 5s: no module x",
         ),
         (StoreTrouble(doing="claim", why="refused"), "redis trouble while claim: refused"),
+        (
+            Stopping(running=1, limit_s=25),
+            "stopping: 1 job running, waiting up to 25s; Ctrl-C again to stop now",
+        ),
+        (Stopping(running=0, limit_s=25), "stopping: no job is running"),
         (LauncherDied(pid=9), "launcher 9 ended, starting another"),
         (Output(queue="render", job_id="7", stream="stderr", line="hm\n"), "job 7 stderr: hm"),
         (Output(queue="render", job_id="", stream="stderr", line="hm", level="INFO"), "stderr INFO: hm"),
