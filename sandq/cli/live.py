@@ -89,12 +89,18 @@ def _running(queues: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def bar(progress: Any) -> str:
-    """A bar for a percentage, else the value as it is: progress may be any JSON."""
-    if isinstance(progress, (int, float)) and not isinstance(progress, bool) and 0 <= progress <= 100:
-        full = round(_BAR * progress / 100)
-        return "━" * full + "╌" * (_BAR - full) + f" {progress:.0f}%"
-    return "" if progress is None else str(progress)[:60]
+def bar(progress: str | None) -> str:
+    """A bar for a percentage, else the JSON text as it is: a handler may report anything."""
+    if progress is None:
+        return ""
+    try:
+        share = float(progress)
+    except ValueError:
+        return progress[:60]
+    if not 0 <= share <= 100:
+        return progress[:60]
+    full = round(_BAR * share / 100)
+    return "━" * full + "╌" * (_BAR - full) + f" {share:.0f}%"
 
 
 def shown(view: LiveView, stats: Callable[[], Mapping[str, Any]]) -> Live:
