@@ -23,6 +23,10 @@ from redis.retry import Retry
 from sandq.embedded import find_server
 from sandq.store.keys import QueueKeys
 
+# A shell that runs the tests in the background has them, and what they start, ignore SIGINT; here Ctrl-C is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 START_LIMIT_S = 10.0
 STOP_LIMIT_S = 5.0
 

@@ -144,6 +144,16 @@ def test_a_typo_makes_no_queue(sandq: Sandq, queue: Queue, command: str) -> None
     assert list(said(sandq("status", "--json"))["queues"]) == ["render"]
 
 
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """What it wrote last, once it has ended; it is killed if it does not."""
+    try:
+        out, err = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
 def test_who_waits_learns_that_nobody_serves_and_on_ctrl_c_which_job_stays(
     redis_url: str, prefix: str, queue: Queue, tmp_path: Path
 ) -> None:
@@ -154,8 +164,8 @@ def test_who_waits_learns_that_nobody_serves_and_on_ctrl_c_which_job_stays(
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == "sandq: job 1 waits; no supervisor serves queue render\n"
         waiting.send_signal(2)
-        told = waiting.stderr.read()
-        assert waiting.wait(LIMIT_S) == 130
+        told = ended(waiting).stderr
+        assert waiting.returncode == 130
     assert told.startswith("sandq: job 1 stays in queue render; see `sandq why render 1`")
     assert told.count("\n") == 1
     assert queue.state("1") == "waiting"
@@ -172,7 +182,7 @@ def test_events_are_one_json_line_each_and_ctrl_c_ends_them_well(
         first = json.loads(following.stdout.readline())
         assert (first["event"], first["jobId"]) == ("added", job_id)
         following.send_signal(2)
-        assert following.wait(LIMIT_S) == 0
+        assert ended(following).returncode == 0
 
 
 @pytest.mark.parametrize(
