@@ -206,8 +206,9 @@ class Lane:
     async def _successor(self, assignment: Assignment, outcome: Outcome) -> ChildProcess | None:
         """The child for the next job: the same one if it is fit, else a warm spare."""
         child = assignment.child
-        may_run_on = not assignment.fit or (assignment.unfit and not isinstance(outcome, Completed))
-        if may_run_on:
+        spent = not assignment.fit or not child.alive
+        may_run_on = assignment.unfit and not isinstance(outcome, Completed)
+        if spent or may_run_on:
             # Nothing is written about a job while something of it may run: it would be started beside what is left.
             # The lock is held meanwhile; a child that the kernel cannot end keeps it.
             self.pool.discard(child, assignment.unfit)

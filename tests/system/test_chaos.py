@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "seconds",
     [
         pytest.param(40.0, marks=pytest.mark.timeout(180)),
-        pytest.param(600.0, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param(180.0, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
     ],
 )
 def test_under_random_faults_every_job_ends_once_and_never_runs_twice_at_once(

@@ -190,3 +190,27 @@ def test_a_supervisor_whose_lane_has_ended_does_not_look_alive(
             render.add("ok")
         eventually(lambda: served.supervisor.failure, "the supervisor says why it stops")
         assert "a bug of ours" in str(served.supervisor.failure)
+
+
+def test_a_claim_for_a_child_that_has_died_meanwhile_goes_back_as_it_was_and_runs_on_another(
+    render: Queue, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving({"render": handlers(max_crashes=0)}, redis_url, prefix) as served:
+        first = served.facts.wait(ChildReady, nth=2)
+        lane = served.supervisor._lanes["render"]
+        claim, killed = lane._claim, []
+
+        async def claim_and_kill(children: list[Any]) -> float:
+            if not killed and render.counts()["waiting"]:
+                for child in children:
+                    child.signal(signal.SIGKILL)
+                    killed.append(child.pid)
+                    await child.exited
+            return await claim(children)
+
+        monkeypatch.setattr(lane, "_claim", claim_and_kill)
+        job = render.add("who")
+        assert render.result(job, timeout=20)["pid"] not in killed
+        assert first.pid and killed
+        ended = render.job(job.id)
+        assert (ended.crashes, ended.attempts_made) == (0, 1)
