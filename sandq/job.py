@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+LARGEST_LIMIT = 2**53  # as milliseconds or as bytes more than anybody has, and still exact in any type of number
+
 
 class JobState(StrEnum):
     """The one place a job is in; the words are BullMQ's."""
@@ -75,6 +77,17 @@ class Job:
     def attempts(self) -> int:
         """How often the handler may raise before the job fails; BullMQ's 0 means once."""
         return max(1, _int(self.opts.get("attempts"), 1))
+
+    def limit(self, name: str) -> int | float | None:
+        """What the producer asked for in `opts.sq` (`timeout` in ms, `memory` in bytes); None if it makes no sense.
+
+        Any client may have written anything there, so it is bounded before anybody computes with it.
+        """
+        asked = self.opts.get("sq")
+        own = asked.get(name) if isinstance(asked, dict) else None
+        if isinstance(own, bool) or not isinstance(own, (int, float)) or not own > 0:
+            return None
+        return min(own, LARGEST_LIMIT)
 
     @classmethod
     def from_hash(cls, queue: str, job_id: str, fields: Mapping[bytes, bytes]) -> Job:

@@ -89,7 +89,7 @@ class Assignment:
             self._attempt.kill(stop)
 
     async def run(self) -> Outcome:
-        """The outcome of this claim; its lock is held and renewed until `settle` or `give_up`."""
+        """The outcome of this claim; its lock is held and renewed until `settle` or `restore`."""
         job, means = self.claim.job, self._means
         if boottime() >= self.claim.sent_at + means.lease.kill_after_s:
             return LockLost("the claim's reply came after its lease had passed")

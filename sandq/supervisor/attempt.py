@@ -19,7 +19,6 @@ from sandq.supervisor.process import ChildProcess, Exit
 from sandq.units import show_duration
 from sandq.verdict import Evidence, Stop
 
-MAX_TIMEOUT_MS = 10**12  # thirty years; what any client may have written there must not overflow a timer
 HOST = socket.gethostname()
 STACK_WAIT_S = 1.0  # a child on a busy machine may take this long until its signal handler runs
 STACK_LOOK_S = 0.01
@@ -127,11 +126,8 @@ class Attempt:
         return asyncio.get_running_loop().call_later(limit, self.stop, stop)
 
     def _timeout(self) -> float | None:
-        asked = self.job.opts.get("sq")
-        own = asked.get("timeout") if isinstance(asked, dict) else None
-        if isinstance(own, (int, float)) and not isinstance(own, bool) and own > 0:
-            return min(own, MAX_TIMEOUT_MS) / 1000
-        return self.settings.timeout_s
+        own_ms = self.job.limit("timeout")
+        return self.settings.timeout_s if own_ms is None else own_ms / 1000
 
     def _run_frame(self) -> Frame:
         job = self.job

@@ -161,7 +161,7 @@ class Supervisor:
 
     @property
     def failure(self) -> str | None:
-        """Why a burst could not end well."""
+        """Why it ended by itself, and not well."""
         return self._failure
 
     async def _run(self) -> int:
@@ -211,13 +211,8 @@ class Supervisor:
             ladder = settings.soft_stop_s + settings.term_stop_s if patient else 0.0
             await lane.ended(deadline - ladder - boottime())
 
-        await asyncio.gather(
-            *(
-                one(self._lanes[keys.queue], settings)
-                for keys, (_, settings) in self._plans.items()
-                if keys.queue in self._lanes
-            )
-        )
+        plans = self._plans.items()
+        await asyncio.gather(*(one(self._lanes[keys.queue], settings) for keys, (_, settings) in plans))
 
     async def _close(self) -> None:
         for lane in self._lanes.values():

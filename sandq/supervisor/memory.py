@@ -15,9 +15,8 @@ POLL_S = 0.25  # a child may allocate some GiB in this time: leave headroom belo
 
 def limit_of(job: Job, queue_limit: int | None) -> int | None:
     """The job's own limit in bytes if it asks for less than the queue's, else the queue's."""
-    asked = job.opts.get("sq")
-    own = asked.get("memory") if isinstance(asked, dict) else None
-    if not isinstance(own, (int, float)) or isinstance(own, bool) or own <= 0:
+    own = job.limit("memory")
+    if own is None:
         return queue_limit
     return int(own) if queue_limit is None else min(int(own), queue_limit)
 

@@ -47,11 +47,8 @@ class Relay:
 
     def push(self, frame: Frame) -> None:
         """Take one frame; a child that talks faster than Redis listens has to wait."""
-        if frame.kind in (Kind.PROGRESS, Kind.DATA, Kind.ADD) and not is_json(frame.body):
-            self._broken(f"the body of a {frame.kind.name} frame is not one JSON text in UTF-8")
-            return
-        if frame.kind in (Kind.PROGRESS, Kind.DATA, Kind.ADD) and len(frame.body) > self._settings.max_data:
-            self._broken(f"the body of a {frame.kind.name} frame has {len(frame.body)} bytes, over max_data")
+        if frame.kind in (Kind.PROGRESS, Kind.DATA, Kind.ADD) and (why := self._unfit(frame.body)):
+            self._broken(f"the body of a {frame.kind.name} frame {why}")
             return
         if self._frames and frame.kind is Kind.PROGRESS and self._frames[-1].kind is Kind.PROGRESS:
             self._frames.pop()  # only the newest of two progress reports in a row is news
@@ -60,6 +57,11 @@ class Relay:
             self._child.pause_reading()
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._carry())
+
+    def _unfit(self, body: bytes) -> str:
+        if len(body) > self._settings.max_data:
+            return f"has {len(body)} bytes, over max_data"
+        return "" if is_json(body) else "is not one JSON text in UTF-8"
 
     async def flush(self, limit_s: float) -> None:
         """Wait until everything taken is in Redis, at most `limit_s`; the child is heard again in any case."""

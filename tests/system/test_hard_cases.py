@@ -119,7 +119,9 @@ def test_data_that_outgrew_the_limit_is_refused_in_the_handler_that_made_it(
         assert "max_data" in render.result(render.add("x", 1), timeout=20)
 
 
-@pytest.mark.parametrize("opts", [{"sq": {"timeout": 10**400}}, {"sq": {"timeout": -1, "memory": "many"}}])
+@pytest.mark.parametrize(
+    "opts", [{"sq": {"timeout": 10**400, "memory": 10**400}}, {"sq": {"timeout": -1, "memory": "many"}}]
+)
 def test_limits_that_make_no_sense_in_a_foreign_jobs_options_do_not_keep_it_from_running(
     render: Queue, redis_url: str, prefix: str, redis_client: Redis, opts: dict[str, Any]
 ) -> None:

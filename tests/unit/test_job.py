@@ -123,3 +123,22 @@ def test_no_hash_content_makes_reading_fail(fields):
     assert job.id == "7"
     assert job.attempts >= 1
     assert all(isinstance(entry, str) for entry in job.stacktrace)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit"),
+    [
+        ({"sq": {"timeout": 1500}}, 1500),
+        ({"sq": {"timeout": 0.5}}, 0.5),
+        ({"sq": {"timeout": 10**400}}, 2**53),
+        ({"sq": {"timeout": float("inf")}}, 2**53),
+        ({"sq": {"timeout": float("nan")}}, None),
+        ({"sq": {"timeout": 0}}, None),
+        ({"sq": {"timeout": True}}, None),
+        ({"sq": {"timeout": "5s"}}, None),
+        ({"sq": [1]}, None),
+        ({}, None),
+    ],
+)
+def test_a_limit_in_the_options_is_a_positive_bounded_number_or_none(asked: dict[str, object], limit: object) -> None:
+    assert Job(queue="render", id="1", name="page", opts=asked).limit("timeout") == limit
