@@ -16,22 +16,36 @@ if TYPE_CHECKING:
         SoftTimeout,
         UnrecoverableError,
     )
+    from sandq.event import Event
+    from sandq.events import AsyncQueueEvents, QueueEvents
+    from sandq.flow import AsyncFlow, Flow, FlowJob, FlowTree
     from sandq.handlers import handler
     from sandq.job import Job, JobState
     from sandq.queue import AsyncQueue, Queue
+    from sandq.store.newjob import Parent
+    from sandq.store.schedule import Scheduler
     from sandq.supervisor.loop import Supervisor
 
 # Names are loaded on first use: `import sandq` runs in every child, and redis alone would cost it 200 ms.
 _HOMES = {
+    "AsyncFlow": "sandq.flow",
     "AsyncQueue": "sandq.queue",
+    "AsyncQueueEvents": "sandq.events",
+    "Event": "sandq.event",
+    "Flow": "sandq.flow",
+    "FlowJob": "sandq.flow",
+    "FlowTree": "sandq.flow",
     "Job": "sandq.job",
     "JobFailed": "sandq.errors",
     "JobNotFound": "sandq.errors",
     "JobState": "sandq.job",
+    "Parent": "sandq.store.newjob",
     "Queue": "sandq.queue",
     "QueueError": "sandq.errors",
+    "QueueEvents": "sandq.events",
     "ResultTimeout": "sandq.errors",
     "SandqError": "sandq.errors",
+    "Scheduler": "sandq.store.schedule",
     "SoftTimeout": "sandq.errors",
     "Supervisor": "sandq.supervisor.loop",
     "UnrecoverableError": "sandq.errors",
@@ -39,15 +53,24 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncFlow",
     "AsyncQueue",
+    "AsyncQueueEvents",
+    "Event",
+    "Flow",
+    "FlowJob",
+    "FlowTree",
     "Job",
     "JobFailed",
     "JobNotFound",
     "JobState",
+    "Parent",
     "Queue",
     "QueueError",
+    "QueueEvents",
     "ResultTimeout",
     "SandqError",
+    "Scheduler",
     "SoftTimeout",
     "Supervisor",
     "UnrecoverableError",

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from sandq.embedded import EmbeddedServer, find_redis
 from sandq.errands.step import Errand, Waiting
@@ -16,6 +16,8 @@ from sandq.store.urls import EMBEDDED, parse_url, resolve_url
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 
 SLOTS = 4  # operations of one async client in flight at a time
 
@@ -23,12 +25,12 @@ SLOTS = 4  # operations of one async client in flight at a time
 class Client:
     """A connection for any number of threads. Every operation may raise StoreUnavailable after `redis_timeout`."""
 
-    def __init__(self, redis: str | None, redis_timeout: float) -> None:
+    def __init__(self, redis: str | None, redis_timeout: float, client_name: str | None = None) -> None:
         """`redis`: a URL, "embedded", or nothing for SANDQ_REDIS_URL. Connects at the first operation."""
         self._redis_timeout = redis_timeout
         self._server: EmbeddedServer | None
         self._url, self._server = find_redis(redis)
-        self._executor = SyncExecutor(self._url, redis_timeout=redis_timeout)
+        self._executor = SyncExecutor(self._url, redis_timeout=redis_timeout, client_name=client_name)
 
     def close(self) -> None:
         """Close the connection, and leave the embedded server if that was used."""
@@ -53,9 +55,9 @@ class Client:
 class AsyncClient:
     """`Client` for the event loop that first uses it."""
 
-    def __init__(self, redis: str | None, redis_timeout: float) -> None:
+    def __init__(self, redis: str | None, redis_timeout: float, client_name: str | None = None) -> None:
         """As for `Client`; nothing is started or connected before the first await."""
-        self._redis, self._redis_timeout = resolve_url(redis), redis_timeout
+        self._redis, self._redis_timeout, self._client_name = resolve_url(redis), redis_timeout, client_name
         if self._redis != EMBEDDED:
             parse_url(self._redis)  # refused here, not at the first await
         self._starting = asyncio.Lock()
@@ -82,7 +84,9 @@ class AsyncClient:
                 if self._executor is None:
                     # Starting an embedded server takes long enough to hold up everybody else in the loop.
                     self._url, self._server = await asyncio.to_thread(find_redis, self._redis)
-                    self._executor = AsyncExecutor(self._url, slots=SLOTS, redis_timeout=self._redis_timeout)
+                    self._executor = AsyncExecutor(
+                        self._url, slots=SLOTS, redis_timeout=self._redis_timeout, client_name=self._client_name
+                    )
         return self._executor
 
     async def _run(self, errand: Errand[R]) -> R:
@@ -97,37 +101,63 @@ class QueueClient(Client):
 
     keys: QueueKeys
 
+    @property
+    def _scope(self) -> QueueKeys:
+        return self.keys
+
 
 class AsyncQueueClient(AsyncClient):
     """An `AsyncClient` of one queue."""
 
     keys: QueueKeys
 
+    @property
+    def _scope(self) -> QueueKeys:
+        return self.keys
 
-def blocking(errand: Callable[Concatenate[QueueKeys, P], Errand[R]]) -> Callable[Concatenate[QueueClient, P], R]:
+
+class _Runs(Protocol[S_co]):
+    """A client that runs errands within a scope: the keys of its queue, or a prefix for all queues."""
+
+    @property
+    def _scope(self) -> S_co: ...
+
+    def _run(self, errand: Errand[R]) -> R: ...
+
+
+class _RunsAsync(Protocol[S_co]):
+    """`_Runs` with awaited errands."""
+
+    @property
+    def _scope(self) -> S_co: ...
+
+    async def _run(self, errand: Errand[R]) -> R: ...
+
+
+def blocking(errand: Callable[Concatenate[S, P], Errand[R]]) -> Callable[Concatenate[_Runs[S], P], R]:
     """The errand as a method that returns when it is done."""
 
     @functools.wraps(errand)
-    def method(self: QueueClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._run(errand(self.keys, *args, **kwargs))
+    def method(self: _Runs[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._run(errand(self._scope, *args, **kwargs))
 
     return _signed(method)
 
 
 def awaited(
-    errand: Callable[Concatenate[QueueKeys, P], Errand[R]],
-) -> Callable[Concatenate[AsyncQueueClient, P], Coroutine[Any, Any, R]]:
+    errand: Callable[Concatenate[S, P], Errand[R]],
+) -> Callable[Concatenate[_RunsAsync[S], P], Coroutine[Any, Any, R]]:
     """The errand as a coroutine method."""
 
     @functools.wraps(errand)
-    async def method(self: AsyncQueueClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._run(errand(self.keys, *args, **kwargs))
+    async def method(self: _RunsAsync[S], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._run(errand(self._scope, *args, **kwargs))
 
     return _signed(method)
 
 
 def _signed(method: Callable[P, R]) -> Callable[P, R]:
-    """Show the method as `help()` should: `self` where the errand takes the keys, its result instead of its steps."""
+    """Show the method as `help()` should: `self` where the errand takes its scope, its result instead of its steps."""
     shown = inspect.signature(method)
     first, *others = shown.parameters.values()
     method.__signature__ = shown.replace(  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -92,44 +92,16 @@ class Job:
     @classmethod
     def from_hash(cls, queue: str, job_id: str, fields: Mapping[bytes, bytes]) -> Job:
         """Read a job hash as forgivingly as BullMQ does: an absent or malformed field is its default."""
-
-        def text(name: bytes) -> str | None:
-            value = fields.get(name)
-            return None if value is None else value.decode("utf-8", "replace")
-
-        def number(name: bytes) -> int:
-            return _int(fields.get(name), 0)
-
-        return cls(
-            queue=queue,
-            id=job_id,
-            name=text(b"name") or "",
-            data_json=fields.get(b"data", b"{}"),
-            opts=_mapping(fields.get(b"opts")),
-            timestamp=number(b"timestamp"),
-            delay=number(b"delay"),
-            priority=number(b"priority"),
-            # A hash written by BullMQ 4 carries attemptsMade, and it wins (wire-format 2.1).
-            attempts_made=number(b"attemptsMade") or number(b"atm"),
-            attempts_started=number(b"ats"),
-            stalled_count=number(b"stc"),
-            crashes=number(b"sq_crashes"),
-            interruptions=number(b"sq_interruptions"),
-            unknown_names=number(b"sq_unknown"),
-            fence=number(b"sq_fence"),
-            deferred_failure=text(b"defa"),
-            parent_key=text(b"parentKey"),
-            scheduler_id=text(b"rjk"),
-            deduplication_id=text(b"deid"),
-            processed_on=number(b"processedOn") or None,
-            finished_on=number(b"finishedOn") or None,
-            processed_by=text(b"pb"),
-            progress_json=fields.get(b"progress"),
-            returnvalue_json=fields.get(b"returnvalue"),
-            failed_reason=text(b"failedReason"),
-            stacktrace=_texts(fields.get(b"stacktrace")),
-            death=_mapping(fields[b"sq_death"]) if b"sq_death" in fields else None,
-        )
+        read: dict[str, Any] = {}
+        for name, value in fields.items():
+            known = _FIELDS.get(name)
+            if known is not None:
+                read[known[0]] = known[1](value)
+        # A hash written by BullMQ 4 carries attemptsMade, and it wins (wire-format 2.1).
+        if older := _number(fields.get(b"attemptsMade")):
+            read["attempts_made"] = older
+        read.setdefault("name", "")
+        return cls(queue=queue, id=job_id, **read)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +113,18 @@ class Claim:
     sent_at: float  # boottime in seconds when the claim was SENT: the first lease counts from here
 
 
-def _int(value: object, default: int) -> int:
+def _int(value: Any, default: int) -> int:
+    if value is None:
+        return default
     try:
-        return int(float(value))  # type: ignore[arg-type]  # BullMQ tolerates fractional timestamps
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return _truncated(value, default)
+
+
+def _truncated(value: Any, default: int) -> int:
+    try:
+        return int(float(value))  # BullMQ tolerates fractional timestamps
     except (TypeError, ValueError, OverflowError):
         return default
 
@@ -157,7 +138,55 @@ def _mapping(raw: bytes | None) -> Mapping[str, Any]:
 
 
 def _texts(raw: bytes | None) -> tuple[str, ...]:
+    if raw is None:
+        return ()
     try:
         return tuple(msgspec.json.decode(raw or b"[]", type=list[str]))
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         return ()
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _number(raw: bytes | None) -> int:
+    return _int(raw, 0)
+
+
+def _time(raw: bytes) -> int | None:
+    return _number(raw) or None
+
+
+def _as_it_is(raw: bytes) -> bytes:
+    return raw
+
+
+# Only what is there is read: most jobs have few of these.
+_FIELDS: Mapping[bytes, tuple[str, Callable[[bytes], Any]]] = {
+    b"name": ("name", _text),
+    b"data": ("data_json", _as_it_is),
+    b"opts": ("opts", _mapping),
+    b"timestamp": ("timestamp", _number),
+    b"delay": ("delay", _number),
+    b"priority": ("priority", _number),
+    b"atm": ("attempts_made", _number),
+    b"ats": ("attempts_started", _number),
+    b"stc": ("stalled_count", _number),
+    b"sq_crashes": ("crashes", _number),
+    b"sq_interruptions": ("interruptions", _number),
+    b"sq_unknown": ("unknown_names", _number),
+    b"sq_fence": ("fence", _number),
+    b"defa": ("deferred_failure", _text),
+    b"parentKey": ("parent_key", _text),
+    b"rjk": ("scheduler_id", _text),
+    b"deid": ("deduplication_id", _text),
+    b"processedOn": ("processed_on", _time),
+    b"finishedOn": ("finished_on", _time),
+    b"pb": ("processed_by", _text),
+    b"progress": ("progress_json", _as_it_is),
+    b"returnvalue": ("returnvalue_json", _as_it_is),
+    b"failedReason": ("failed_reason", _text),
+    b"stacktrace": ("stacktrace", _texts),
+    b"sq_death": ("death", _mapping),
+}

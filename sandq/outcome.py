@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -47,15 +46,13 @@ class Death(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interruptions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True):
     """The handler returned; `result` is one JSON text, proven so."""
 
     result: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(msgspec.Struct, frozen=True):
     """The handler raised. `permanent`: it asked not to be tried again."""
 
     error: str  # "ValueError: no such page"
@@ -63,67 +60,58 @@ class Raised:
     permanent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut:
+class TimedOut(msgspec.Struct, frozen=True):
     """The attempt was stopped at its deadline; the child may have outlived it (soft) or not."""
 
     limit_s: float
     death: Death
 
 
-@dataclass(frozen=True, slots=True)
-class Crashed:
+class Crashed(msgspec.Struct, frozen=True):
     """The child ended, or had to be ended, without a final message."""
 
     death: Death
 
 
-@dataclass(frozen=True, slots=True)
-class Interrupted:
+class Interrupted(msgspec.Struct, frozen=True):
     """We stopped it: our drain ran out of patience, or our launcher died. Never the job's fault."""
 
     death: Death
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(msgspec.Struct, frozen=True):
     """Somebody asked for the end of this job."""
 
     reason: str
     death: Death | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LockLost:
+class LockLost(msgspec.Struct, frozen=True):
     """The job is no longer ours: nothing may be written about it."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Postponed:
+class Postponed(msgspec.Struct, frozen=True):
     """The handler asked to run again: after a delay, after a rate limit, or when its children are done."""
 
     until: Literal["delay", "limit", "children"]
     delay_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class InitFailed:
+class InitFailed(msgspec.Struct, frozen=True):
     """The processor could not load; the job never started."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownName:
+class UnknownName(msgspec.Struct, frozen=True):
     """The processor has no handler for this job's name."""
 
     known: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TooLarge:
+class TooLarge(msgspec.Struct, frozen=True):
     """Data or result over its limit; measured, never loaded."""
 
     what: Literal["data", "result"]
@@ -131,8 +119,7 @@ class TooLarge:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Deferred:
+class Deferred(msgspec.Struct, frozen=True):
     """The hash carried `defa`: the job was already condemned when it was claimed."""
 
     reason: str
@@ -172,8 +159,7 @@ class Counter(StrEnum):
     UNKNOWN = "sq_unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """What to write about an attempt that ended. Made by `decide`, written by settle.lua, in one call."""
 
     to: Place
@@ -185,4 +171,4 @@ class Settlement:
     stacktrace: tuple[str, ...] | None = None  # the whole new array, oldest first; None leaves it alone
     delay_s: float = 0.0  # DELAYED
     limit_s: float = 0.0  # WAIT after a rate limit: the queue's limiter is set for this long
-    death: Death | None = field(default=None)
+    death: Death | None = None

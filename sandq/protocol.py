@@ -13,10 +13,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from sandq.errors import ProtocolError
 
@@ -25,10 +24,20 @@ HEADER = struct.Struct("!2sBBIIQ")
 MAX_HEAD = 1 << 20  # an error and its traceback, 64 KiB each, whose JSON escapes may take six times as much
 MAX_LOG_LINE = 8 << 10
 _MAGIC = b"SQ"
+_NO_MAGIC = "the bytes do not start with the frame magic"
+_HEADER_SIZE = HEADER.size
+_unpack = struct.Struct("!4sIIQ").unpack_from  # the header again, with all that says whose frame it is in one piece
 
 # Not a frame: how a line of a `logging` record begins on a child's stderr: mark, level, end, text.
 RECORD_MARK = b"\x1e"
 RECORD_END = b"\x1f"
+
+_NO_HEAD = b"{}"
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+# Made once: `json.dumps` makes one for each call that asks for more than its defaults, and `json.loads` guesses an
+# encoding first.
+_to_json = json.JSONEncoder(separators=(",", ":"), default=dict).encode
+_from_json = json.JSONDecoder().raw_decode
 
 
 class Kind(IntEnum):
@@ -55,7 +64,12 @@ class Kind(IntEnum):
 
 
 FINAL = frozenset({Kind.DONE, Kind.RAISED, Kind.POSTPONED, Kind.UNKNOWN, Kind.OVERSIZE})
+_KINDS = {int(kind): kind for kind in Kind}
 _FROM_CHILD = frozenset(kind for kind in Kind if kind >= 64)
+# How a frame of each kind starts: looked up, this is one check where magic, version, kind and direction were four.
+_STARTS = {_MAGIC + bytes((VERSION, kind)): kind for kind in Kind}
+_TO_SUPERVISOR = {start: kind for start, kind in _STARTS.items() if kind in _FROM_CHILD}
+_TO_CHILD = {start: kind for start, kind in _STARTS.items() if kind not in _FROM_CHILD}
 
 # What a child must have put into a head. The supervisor relies on these types and on nothing else.
 _HEADS: Mapping[Kind, Mapping[str, type | tuple[type, ...]]] = {
@@ -73,22 +87,25 @@ _HEADS: Mapping[Kind, Mapping[str, type | tuple[type, ...]]] = {
 _OPTIONAL: Mapping[str, type] = {"unfit": str}
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One message. `head` is small and structured, `body` is passed through untouched."""
 
     kind: Kind
     nonce: int = 0
-    head: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    head: Mapping[str, Any] = _EMPTY
     body: bytes = b""
 
 
 def encode(frame: Frame) -> bytes:
     """The bytes of one frame; ProtocolError when its head is over MAX_HEAD."""
-    head = json.dumps(dict(frame.head), separators=(",", ":")).encode() if frame.head else b"{}"
+    kind, nonce, fields, body = frame
+    head = _to_json(fields).encode() if fields else _NO_HEAD
     if len(head) > MAX_HEAD:
-        raise ProtocolError(f"the head of a {frame.kind.name} frame has {len(head)} bytes; {MAX_HEAD} are allowed")
-    return HEADER.pack(_MAGIC, VERSION, frame.kind, len(head), len(frame.body), frame.nonce) + head + frame.body
+        raise ProtocolError(f"the head of a {kind.name} frame has {len(head)} bytes; {MAX_HEAD} are allowed")
+    return HEADER.pack(_MAGIC, VERSION, kind, len(head), len(body), nonce) + head + body
+
+
+_new = tuple.__new__  # a Frame without a call of its own for giving it defaults
 
 
 class Decoder:
@@ -99,73 +116,89 @@ class Decoder:
 
     def __init__(self, *, from_child: bool, max_body: int) -> None:
         self._from_child = from_child
+        self._kinds = _TO_SUPERVISOR if from_child else _TO_CHILD
         self.max_body = max_body
-        self._buffer = bytearray()
+        self._rest = bytearray()  # the beginning of a frame whose end has not come yet
         self._failed: str | None = None
 
     def feed(self, data: bytes) -> list[Frame]:
         """Frames completed by these bytes, in order; ProtocolError, now and for ever, once a rule is broken."""
         if self._failed is not None:
             raise ProtocolError(self._failed)
-        self._buffer += data
-        frames = []
-        while (frame := self._next()) is not None:
-            frames.append(frame)
+        if not self._rest:  # nearly always: what is received begins and ends with a frame
+            frames, end = self._frames(data)
+            if end < len(data):
+                self._rest += memoryview(data)[end:]
+            return frames
+        self._rest += data
+        with memoryview(self._rest) as view:
+            frames, end = self._frames(view)
+        del self._rest[:end]
         return frames
 
-    def _next(self) -> Frame | None:
-        if len(self._buffer) < HEADER.size:
+    def _frames(self, data: bytes | memoryview) -> tuple[list[Frame], int]:
+        """The whole frames in it, and where they end."""
+        frames, start, size = [], 0, len(data)
+        while (head_at := start + _HEADER_SIZE) <= size:
+            first, head_size, body_size, nonce = _unpack(data, start)
+            kind = self._kinds.get(first)
+            if kind is None or head_size > MAX_HEAD or body_size > self.max_body:
+                self._refuse(first, head_size, body_size)
+            body_at = head_at + head_size
+            if (end := body_at + body_size) > size:
+                break
+            head = bytes(data[head_at:body_at])
+            fields = _EMPTY if head == _NO_HEAD and kind not in _HEADS else self._parse_head(kind, head)
+            frames.append(_new(Frame, (kind, nonce, fields, bytes(data[body_at:end]))))
+            start = end
+        else:
             # A wrong first byte is told at once: the other side may never send a whole header.
-            if self._buffer and not _MAGIC.startswith(self._buffer[:2]):
-                self._fail("the bytes do not start with the frame magic")
-            return None
-        magic, version, number, head_size, body_size, nonce = HEADER.unpack_from(self._buffer)
-        kind = self._check_header(magic, version, number, head_size, body_size)
-        end = HEADER.size + head_size + body_size
-        if len(self._buffer) < end:
-            return None
-        head = self._parse_head(kind, bytes(self._buffer[HEADER.size : HEADER.size + head_size]))
-        body = bytes(self._buffer[HEADER.size + head_size : end])
-        del self._buffer[:end]
-        return Frame(kind, nonce, head, body)
+            if start < size and not _MAGIC.startswith(bytes(data[start : start + len(_MAGIC)])):
+                self._fail(_NO_MAGIC)
+        return frames, start
 
-    def _check_header(self, magic: bytes, version: int, number: int, head_size: int, body_size: int) -> Kind:
+    def _refuse(self, first: bytes, head_size: int, body_size: int) -> NoReturn:
+        """Say which rule a header breaks."""
+        magic, version, number = first[:2], first[2], first[3]
         if magic != _MAGIC:
-            self._fail("the bytes do not start with the frame magic")
+            self._fail(_NO_MAGIC)
         if version != VERSION:
             self._fail(f"frame version {version}, expected {VERSION}; both sides must run the same sandq")
-        try:
-            kind = Kind(number)
-        except ValueError:
+        if number not in _KINDS:
             self._fail(f"unknown frame kind {number}")
-        if (kind in _FROM_CHILD) != self._from_child:
-            self._fail(f"{kind.name} is not for this side to say")
-        if head_size > MAX_HEAD or body_size > self.max_body:
-            self._fail(
-                f"a {kind.name} frame claims {head_size}+{body_size} bytes; {MAX_HEAD}+{self.max_body} are allowed"
-            )
-        return kind
+        name = _KINDS[number].name
+        if first not in self._kinds:
+            self._fail(f"{name} is not for this side to say")
+        self._fail(f"a {name} frame claims {head_size}+{body_size} bytes; {MAX_HEAD}+{self.max_body} are allowed")
 
     def _parse_head(self, kind: Kind, raw: bytes) -> Mapping[str, Any]:
         try:
-            head = json.loads(raw)
+            text = raw.decode()
+            head, end = _from_json(text)
         except (ValueError, RecursionError) as error:
             self._fail(f"the head of a {kind.name} frame is not JSON: {error}")
+        if end != len(text):
+            self._fail(f"the head of a {kind.name} frame is not JSON: something follows it")
         if not isinstance(head, dict):
             self._fail(f"the head of a {kind.name} frame is not an object")
+        if self._from_child:
+            self._check_head(kind, raw, head)
+        return MappingProxyType(head)
+
+    def _check_head(self, kind: Kind, raw: bytes, head: Mapping[str, Any]) -> None:
+        """What the supervisor relies on; what it says itself needs no such check."""
         if b"\\u" in raw and not _is_text(head):
             self._fail(f"the head of a {kind.name} frame holds half a surrogate pair")
-        for name, types in _HEADS.get(kind, {}).items() if self._from_child else ():
+        for name, types in _HEADS[kind].items() if kind in _HEADS else ():
             if not isinstance(head.get(name), types):
                 self._fail(f"the head of a {kind.name} frame has no valid {name!r}")
         for name, type_ in _OPTIONAL.items() if kind in FINAL else ():
             if name in head and not isinstance(head[name], type_):
                 self._fail(f"the head of a {kind.name} frame has no valid {name!r}")
-        return MappingProxyType(head)
 
-    def _fail(self, why: str) -> Any:
+    def _fail(self, why: str) -> NoReturn:
         self._failed = why
-        self._buffer.clear()
+        self._rest = bytearray()
         raise ProtocolError(why)
 
 

@@ -7,7 +7,6 @@ be written then. A final frame outranks an exit: a child that ended just after i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -18,6 +17,7 @@ from sandq.outcome import (
     Completed,
     Crashed,
     Death,
+    InitFailed,
     Interrupted,
     LockLost,
     Outcome,
@@ -32,8 +32,7 @@ from sandq.protocol import Frame, Kind
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """Why we asked an attempt to end. `text` is what the handler and people are told."""
 
     kind: Literal["timeout", "cancel", "drain", "memory", "lock-lost", "protocol"]
@@ -41,8 +40,7 @@ class Stop:
     limit_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known when an attempt has ended: at least one of `final` and `death` is there."""
 
     final: Frame | None = None
@@ -50,8 +48,9 @@ class Evidence:
     exit_code: int | None = None
     signal: str | None = None
     killed_by: str = ""  # why our launcher killed it: "lease", or what we asked for
-    launcher_died: bool = False
-    oom_kills: int = 0  # of the kernel, in our cgroup, during this attempt
+    unseen: str = ""  # why nobody saw how the child ended
+    begun: bool = True  # whether the child read the job at all
+    oom_kills: int = 0  # of the kernel, in our cgroup, lately
     stop: Stop | None = None
     max_result: int = 0
 
@@ -70,8 +69,10 @@ def judge(evidence: Evidence) -> Outcome:
         return Cancelled(stop.text, death)
     if stop is not None and stop.kind == "timeout":
         return TimedOut(stop.limit_s, death)
-    if (stop is not None and stop.kind == "drain") or evidence.launcher_died:
+    if (stop is not None and stop.kind == "drain") or evidence.unseen:
         return Interrupted(death)
+    if not evidence.begun:  # what its child died of came before it
+        return InitFailed("its child had ended before it read the job")
     return Crashed(death)
 
 
@@ -160,8 +161,8 @@ def _cause(evidence: Evidence) -> tuple[Cause, str]:
                 return Cause.PROTOCOL, stop.text
             case "lock-lost":
                 return Cause.LOCK_LOST, stop.text
-    if evidence.launcher_died:
-        return Cause.LAUNCHER, "unknown (launcher died)"
+    if evidence.unseen:
+        return Cause.LAUNCHER, evidence.unseen
     if evidence.signal is not None:
         return _by_signal(evidence)
     return Cause.EXIT, f"exit {evidence.exit_code} before a result"

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOCK_S = 2.0
 SUPERVISORS = 2
 JOB_EVERY_S = 0.25
-SHORT_S, LONG_S, LONG_SHARE = (0.05, 0.5), (2.0, 4.0), 0.12  # a long one can outlive the lock of a frozen supervisor
+SHORT_S = (0.05, 0.5)
 JOBS = str(Path(__file__).with_name("stamped.py"))
 KINDS = ("ends", "ends", "ends", "ends", "ends", "raises", "fails", "crashes")
 # Of all requests on the way to Redis, all the time.
@@ -42,6 +42,35 @@ SHARES: dict[Action, float] = {"drop-reply": 0.02, "drop-request": 0.02, "cut": 
 # A job that is killed by chaos is not to blame, and this run is about what becomes of it: forgive nearly all.
 FORGIVING = {"max_crashes": 50, "max_interruptions": 100, "max_stalled_count": 50}
 END_LIMIT_S = 60.0
+
+
+# How often each fault comes, relative to the others.
+WEIGHTS = {
+    "kill_child": 10,
+    "kill_launcher": 3,
+    "kill_supervisor": 4,
+    "drain_supervisor": 2,
+    "freeze_supervisor": 6,
+    "restart_server": 3,
+    "pause_server": 2,
+    "partition": 3,
+    "refuse": 2,
+    "kill_clients": 3,
+    "flush_scripts": 2,
+}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What goes wrong how often and for how long, and the jobs meanwhile; `python_path` may weaken the supervisors."""
+
+    weights: Mapping[str, int] = field(default_factory=lambda: WEIGHTS)
+    long_s: tuple[float, float] = (2.0, 4.0)  # such a one can outlive the lock of a frozen supervisor
+    long_share: float = 0.12
+    freeze_locks: tuple[float, float] = (0.1, 2.5)
+    freeze_launcher: float = 0.5  # in so many of the cases together with the supervisor
+    concurrency: int = 2
+    python_path: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -69,8 +98,8 @@ class Tally:
 class Chaos:
     """A server that keeps its data, a bad way to it, and supervisors that are killed and replaced."""
 
-    def __init__(self, server: RedisServer, prefix: str, folder: Path, seed: int) -> None:
-        self.server, self.prefix, self.folder = server, prefix, folder
+    def __init__(self, server: RedisServer, prefix: str, folder: Path, seed: int, mix: Mix) -> None:
+        self.server, self.prefix, self.folder, self.mix = server, prefix, folder, mix
         self.rng = random.Random(seed)
         self.proxy = ChaosProxy(server.socket, seed)
         self.queue = Queue("render", redis=server.url, prefix=prefix, redis_timeout=30.0)
@@ -121,8 +150,11 @@ class Chaos:
 
     def _start(self) -> SupervisorProcess:
         settings = {"redis_timeout_s": 5.0, "drain_timeout_s": 2.0}
-        plan: dict[str, Any] = {"processor": JOBS, "concurrency": 2, **FORGIVING}
-        made = SupervisorProcess(self.proxy.url, self.prefix, lock_s=LOCK_S, settings=settings, **plan)
+        plan: dict[str, Any] = {"processor": JOBS, "concurrency": self.mix.concurrency, **FORGIVING}
+        path = self.mix.python_path
+        made = SupervisorProcess(
+            self.proxy.url, self.prefix, lock_s=LOCK_S, settings=settings, python_path=path, **plan
+        )
         self.said.append(made.facts)
         return made
 
@@ -137,7 +169,7 @@ class Chaos:
             while not self._stopping.wait(JOB_EVERY_S * rng.uniform(0.5, 1.5)):
                 number += 1
                 kind = rng.choice(KINDS)
-                length = LONG_S if rng.random() < LONG_SHARE else SHORT_S
+                length = self.mix.long_s if rng.random() < self.mix.long_share else SHORT_S
                 data = {"folder": str(self.folder), "s": rng.uniform(*length), "kind": kind}
                 asked: dict[str, Any] = {"job_id": f"c{number}", "attempts": 2, "remove_on_complete": False}
                 asked |= {"remove_on_fail": False, "priority": rng.choice([0, 0, 1, 5])}
@@ -155,21 +187,9 @@ class Chaos:
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 
     def _disturb(self) -> None:
-        faults: dict[Callable[[], None], int] = {
-            self._kill_child: 10,
-            self._kill_launcher: 3,
-            self._kill_supervisor: 4,
-            self._drain_supervisor: 2,
-            self._freeze_supervisor: 6,
-            self._restart_server: 3,
-            self._pause_server: 2,
-            self._partition: 3,
-            self._refuse: 2,
-            self._kill_clients: 3,
-            self._flush_scripts: 2,
-        }
-        [fault] = self.rng.choices(list(faults), list(faults.values()))
-        self.tally.faults[fault.__name__.strip("_")] += 1
+        [name] = self.rng.choices(list(self.mix.weights), list(self.mix.weights.values()))
+        self.tally.faults[name] += 1
+        fault: Callable[[], None] = getattr(self, f"_{name}")
         with contextlib.suppress(psutil.Error, ProcessLookupError, RedisError):
             fault()
 
@@ -197,10 +217,17 @@ class Chaos:
         self._replace(self._one(), drain)
 
     def _freeze_supervisor(self) -> None:
-        pid = self._one().pid
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(self.rng.uniform(0.1, 2.5) * LOCK_S)
-        os.kill(pid, signal.SIGCONT)
+        """Alone, or together with its launcher: then only the kernel can fence its children."""
+        pids = [self._one().pid]
+        if self.rng.random() < self.mix.freeze_launcher:
+            self.tally.faults["freeze_launcher"] += 1
+            pids += [launcher.pid for launcher in psutil.Process(pids[0]).children()]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(self.rng.uniform(*self.mix.freeze_locks) * LOCK_S)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def _restart_server(self) -> None:
         self.server.kill()
@@ -290,9 +317,7 @@ def judge(chaos: Chaos) -> Verdict:
     """Hold the traces, the events and the keys against what was promised."""
     broken: list[str] = []
     ends = Counter(
-        (fields["jobId"], fields["event"])
-        for _, fields in chaos.queue.events(since="0", block=0.01)
-        if fields["event"] in ("completed", "failed")
+        (event.job_id, event.name) for event in chaos.queue.events(since="0", block=0.01, names=("completed", "failed"))
     )
     total = Counter[str]()
     for job_id in chaos.tally.added:

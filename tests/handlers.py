@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import json
 import os
 import resource
 import signal
@@ -65,7 +65,8 @@ async def asynchronous(job: Any) -> dict[str, Any]:
 
 @handler("waits")
 def waits(job: Any) -> str:
-    """Until the file named in its data is there."""
+    """Until the file named in its data is there; says when it has begun."""
+    job.progress("waits")
     while not Path(job.data["until"]).exists():
         time.sleep(0.005)
     return "seen"
@@ -79,8 +80,9 @@ def sleeps(job: Any) -> str:
 
 @handler("killed-once")
 def killed_once(job: Any) -> int:
-    """Burns until somebody kills it; the second time it returns."""
+    """Says that it has begun and burns until somebody kills it; the second time it returns."""
     if job.crashes == 0:
+        job.progress("burns")
         burn(FOREVER_S)
     return int(job.crashes)
 
@@ -188,10 +190,16 @@ class Rude(BaseException):
 
 
 class BrokenError(Exception):
-    """Its text cannot be had."""
+    """Neither its text can be had nor a copy of it."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    def __reduce__(self) -> Any:
+        raise RuntimeError("no copy")
 
 
 @handler("raises")
@@ -207,6 +215,11 @@ def _final() -> UnrecoverableError:
 @handler("exits-softly")
 def exits_softly(job: Any) -> None:
     sys.exit(0)
+
+
+@handler("asks")
+def asks(job: Any) -> str:
+    return input()
 
 
 @handler("recurses")
@@ -228,6 +241,7 @@ def returns(job: Any) -> Any:
         "deep": lambda: deep,
         "surrogate": lambda: "a\ud800b",
         "20 MiB": lambda: "x" * (20 << 20),
+        "100 MB": lambda: "x" * 100_000_000,
         "2 MiB": lambda: "x" * (2 << 20),
     }
     return values[job.data]()
@@ -243,6 +257,14 @@ def times_out(job: Any) -> str:
             return f"cleaned up: {stop}"
         raise
     return "never"
+
+
+@handler("sleeps-on")
+def sleeps_on(job: Any) -> None:
+    """Sleeps, and sleeps again when it is asked to stop."""
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(FOREVER_S)
 
 
 @handler("ignores-stops")
@@ -274,6 +296,11 @@ def kills_itself(job: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@handler("stops-itself")
+def stops_itself(job: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 @handler("leaves-grandchild")
 def leaves_grandchild(job: Any) -> None:
     """A program in a session of its own, which outlives whoever does not look for it; then it dies, or waits."""
@@ -296,10 +323,12 @@ def prints_a_lot(job: Any) -> str:
     return "printed"
 
 
-@handler("garbage-on-channel")
-def garbage_on_channel(job: Any) -> None:
-    for fd in _sockets():
-        os.write(fd, b"not a frame at all" * 100)
+@handler("garbage-everywhere")
+def garbage_everywhere(job: Any) -> None:
+    """Into every file that it has: its channel is one of them."""
+    for fd in range(256):
+        with contextlib.suppress(OSError):
+            os.write(fd, b"not a frame at all" * 100)
     burn(FOREVER_S)
 
 
@@ -314,11 +343,22 @@ def claims_4_gib(job: Any) -> None:
 
 @handler("lies-about-json")
 def lies_about_json(job: Any) -> None:
-    from sandq.protocol import Frame, Kind, encode
-
-    for fd in _sockets():
-        os.write(fd, encode(Frame(Kind.DONE, job._nonce, {}, b'{"open":')))
+    _answer(job, b'{"open":')
     burn(FOREVER_S)
+
+
+@handler("sends-100-mb")
+def sends_100_mb(job: Any) -> None:
+    """As its result, past the code that would have measured it."""
+    _answer(job, b'"' + b"x" * 100_000_000 + b'"')
+    burn(FOREVER_S)
+
+
+@handler("answers-and-exits")
+def answers_and_exits(job: Any) -> None:
+    """Gone before the supervisor can have read its answer."""
+    _answer(job, b'"done"')
+    os._exit(0)
 
 
 @handler("closes-fds")
@@ -330,11 +370,18 @@ def closes_fds(job: Any) -> None:
 @handler("stale-frames")
 def stale_frames(job: Any) -> str:
     """Speaks about an attempt that is not its own."""
+    _answer(job, b'"stale"', other=1)
+    return "own"
+
+
+def _answer(job: Any, result_json: bytes, *, other: int = 0) -> None:
+    """Say that the job, or another, has ended with a result; as the child's own code would, but behind its back."""
     from sandq.protocol import Frame, Kind, encode
 
     for fd in _sockets():
-        os.write(fd, encode(Frame(Kind.DONE, job._nonce ^ 1, {}, json.dumps("stale").encode())))
-    return "own"
+        rest = memoryview(encode(Frame(Kind.DONE, job._nonce ^ other, {}, result_json)))
+        while rest:
+            rest = rest[os.write(fd, rest) :]
 
 
 def _sockets() -> list[int]:

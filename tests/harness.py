@@ -297,8 +297,7 @@ def _pending(pid: int) -> bool:
 
 def completions(queue: Queue, job: Job) -> int:
     """How often a job has ended as completed."""
-    seen = (fields for _, fields in queue.events(since="0", block=0.01))
-    return sum(fields.get("jobId") == job.id and fields["event"] == "completed" for fields in seen)
+    return sum(event.job_id == job.id for event in queue.events(since="0", block=0.01, names="completed"))
 
 
 def lives(path: Path) -> dict[int, tuple[int, int]]:

@@ -45,6 +45,11 @@ def look(job: Any) -> dict[str, Any]:
     }
 
 
+@handler("who")
+def who(job: Any) -> dict[str, int]:
+    return {"pid": os.getpid()}
+
+
 @handler("changes")
 def changes(job: Any) -> int:
     """Everything about its process that can be put back."""
@@ -73,6 +78,8 @@ def leaves(job: Any) -> int:
             return _program()
         case "daemon":
             return _daemon()
+        case "daemon with every file":
+            return _daemon(files=True)
         case "memory":
             KEPT.append(bytearray(64 << 20))
     return os.getpid()
@@ -88,14 +95,18 @@ def _program() -> int:
     return subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]).pid
 
 
-def _daemon() -> int:
-    """As daemons do: fork, a session of its own, fork again; here without an exec, so it keeps its first environ."""
+def _daemon(*, files: bool = False) -> int:
+    """As daemons do: fork, a session of its own, fork again; here without an exec, so it keeps its first environ.
+
+    With `files` it keeps what its parent has open, the channel to the supervisor among them.
+    """
     read, write = os.pipe()
     if (pid := os.fork()) == 0:
         os.setsid()
         if os.fork() == 0:
             os.write(write, str(os.getpid()).encode())
-            os.closerange(0, 1024)
+            if not files:
+                os.closerange(0, 1024)
             time.sleep(600)
         os._exit(0)
     os.waitpid(pid, 0)

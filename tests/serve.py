@@ -7,10 +7,11 @@ mechanism off, so that a test can show that the promise rests on it.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import sys
 from typing import Any
+
+from msgspec.structs import asdict
 
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings, SupervisorSettings
@@ -28,7 +29,7 @@ def tell(kind: str, fields: dict[str, Any]) -> None:
 
 
 def publish(fact: Fact) -> None:
-    tell(type(fact).__name__, dataclasses.asdict(fact))
+    tell(type(fact).__name__, asdict(fact))
 
 
 def mutate(name: str) -> None:

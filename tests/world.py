@@ -62,7 +62,7 @@ class World:
     def events(self, job: Job) -> Counter[str]:
         """How often each event was said of the job."""
         seen = self.queue.events(since="0", block=0.01)
-        return Counter(fields["event"] for _, fields in seen if fields.get("jobId") == job.id)
+        return Counter(event.name for event in seen if event.job_id == job.id)
 
     def heal(self) -> None:
         """End every disturbance, so that what still runs can end."""

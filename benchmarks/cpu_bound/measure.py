@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from benchmarks.cpu_bound.cell import Cell, Result
 from benchmarks.cpu_bound.journal import count_overlaps, count_starts
 from benchmarks.cpu_bound.lag import lag_of
-from benchmarks.cpu_bound.server import LockWatch
 from benchmarks.cpu_bound.system import Progress, System
+from benchmarks.cpu_bound.watch import LockWatch
 from benchmarks.cpu_bound.workers import Workers, working
 
 LOOK_EVERY_S = 0.1

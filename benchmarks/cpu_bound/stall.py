@@ -13,12 +13,12 @@ from benchmarks.cpu_bound.bullmq_system import Bullmq
 from benchmarks.cpu_bound.cell import JOB_LOCKS, Cell, Result
 from benchmarks.cpu_bound.inprocess import Inprocess
 from benchmarks.cpu_bound.jobs import KINDS, numbers_per_second
-from benchmarks.cpu_bound.machine import describe
 from benchmarks.cpu_bound.measure import measure, not_installed
 from benchmarks.cpu_bound.rq_system import Rq
 from benchmarks.cpu_bound.sandq_system import Sandq
-from benchmarks.cpu_bound.server import private_server
 from benchmarks.cpu_bound.system import System, version
+from benchmarks.machine import describe
+from benchmarks.server import private_server
 from sandq.config import usable_cores
 
 SYSTEMS: dict[str, System] = {system.name: system for system in (Sandq(), Inprocess(), Bullmq(), Rq())}
@@ -62,8 +62,8 @@ def run(settings: Settings, say: Callable[[str], None]) -> Report:
     rate = numbers_per_second()
     folder = Path(tempfile.mkdtemp(prefix="sandq-bench-", dir="/tmp"))  # a short path: it holds a unix socket
     try:
-        with private_server(folder) as url:
-            machine = describe(url, settings.cores, rate, versions)
+        with private_server(folder, "--notify-keyspace-events", "Ex") as url:
+            machine = {**describe(url, settings.cores, versions), "numbers_per_second": round(rate)}
             results = tuple(_measured(settings, rate, url, folder, versions, say))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

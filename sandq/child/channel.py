@@ -15,6 +15,7 @@ from types import FrameType
 from sandq.errors import SoftTimeout
 from sandq.protocol import Decoder, Frame, Kind, encode
 
+_CHUNK = 1 << 16  # a buffer of more would be mapped and unmapped for every frame
 _MAX_BODY = 1 << 30  # the supervisor is trusted; its own limits were applied before
 
 
@@ -60,7 +61,7 @@ class Channel:
                 self._note_stop(frame)
             self._busy = True
             try:
-                data = self._socket.recv(1 << 20)
+                data = self._socket.recv(_CHUNK)
                 if not data:
                     raise EOFError("the supervisor closed the channel")
                 self._frames.extend(self._decoder.feed(data))
@@ -86,7 +87,7 @@ class Channel:
     def _read_pending(self) -> None:
         """Take what has already arrived, without waiting; keep everything that is not a stop for receive()."""
         try:
-            while data := self._socket.recv(1 << 16, socket.MSG_DONTWAIT):
+            while data := self._socket.recv(_CHUNK, socket.MSG_DONTWAIT):
                 self._frames.extend(self._decoder.feed(data))
         except BlockingIOError:
             pass

@@ -12,6 +12,8 @@ from sandq.child.encode import to_json
 from sandq.errors import QueueError
 from sandq.protocol import MAX_LOG_LINE, Frame, Kind
 
+_from_json = json.JSONDecoder().raw_decode
+
 
 class PostponeJob(BaseException):
     """Leaves the handler on its own wish. A BaseException, so that `except Exception` does not swallow it."""
@@ -32,7 +34,7 @@ class JobContext:
         self._max_data: int = head["max_data"]
         self.id: str = head["id"]
         self.name: str = head["name"]
-        self.data: Any = json.loads(data)
+        self.data: Any = _parsed(data)
         self.attempt: int = head["attempt"]  # 1 on the first run
         self.crashes: int = head["crashes"]
         self.fence: int = head["fence"]  # grows with every run of this job: guard side effects with it
@@ -74,12 +76,30 @@ class JobContext:
         """Return values of this job's completed children, by job key."""
         return dict(json.loads(self._ask("values")))
 
-    def add(self, name: str, data: Any = None, queue: str | None = None, *, child: bool = False, **opts: Any) -> str:
+    def child_failures(self) -> dict[str, str]:
+        """Why those children failed that this job may do without (`on_failure` ignore or continue), by job key."""
+        return dict(json.loads(self._ask("failures")))
+
+    def add(
+        self,
+        name: str,
+        data: Any = None,
+        queue: str | None = None,
+        *,
+        child: bool = False,
+        on_failure: str = "wait",
+        **opts: Any,
+    ) -> str:
         """Add a job through the supervisor and return its id.
 
         `queue` must be allowed by the configuration (`add_to`); None is this job's own. With `child` the new job
-        becomes a child of this one. Options are those of `Queue.add`. Raises QueueError when it was refused.
+        becomes a child of this one, and `on_failure` says what its failure does to this one. Options are those of
+        `Queue.add`. Raises QueueError when it was refused.
         """
+        if child:
+            opts["on_failure"] = on_failure
+        elif on_failure != "wait":
+            raise QueueError(f"on_failure={on_failure!r} is for children; give child=True, too")
         opts = {key: value.total_seconds() if isinstance(value, timedelta) else value for key, value in opts.items()}
         head = {"queue": queue, "name": name, "child": child, "opts": opts}
         return str(json.loads(self._answer(Kind.ADD, head, self._bounded(to_json(data)))))
@@ -118,6 +138,16 @@ class JobContext:
         if error := answer.head.get("error"):
             raise QueueError(str(error))
         return answer.body
+
+
+def _parsed(data: bytes) -> Any:
+    """What `json.loads` makes of it, without a guess at its encoding where it is plain UTF-8 with nothing around it."""
+    try:
+        text = data.decode()
+        value, end = _from_json(text)
+    except ValueError:
+        return json.loads(data)
+    return value if end == len(text) else json.loads(data)
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

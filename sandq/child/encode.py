@@ -10,15 +10,20 @@ from typing import Any
 
 MAX_ERROR = 64 << 10
 _HERE = str(Path(__file__).parent)
+# Made once: `json.dumps` makes one for each call that asks for more than its defaults.
+_plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_escaped = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
 
 def to_json(value: Any) -> bytes:
     """One JSON text in UTF-8, no NaN, no bare surrogate; TypeError, ValueError or RecursionError if it has none."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if value is None:  # what most handlers return
+        return b"null"
+    text = _plain(value)
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate: only its \ud800 escape is valid UTF-8
-        return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return _escaped(value).encode("ascii")
 
 
 def no_json(value: Any, error: Exception) -> str:

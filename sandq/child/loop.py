@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -33,18 +31,18 @@ def serve(channel: Channel, imported: Processor | None = None) -> None:
             frame = channel.receive()
         except EOFError:
             return
-        match frame.kind:
-            case Kind.LOAD:
-                processor = load(channel, partial(_set_up, imported, frame))
-                if processor is None:
-                    return
-                own = Fingerprint()
-            case Kind.RUN if processor is not None and own is not None:
-                channel.send(_with_fitness(_run(channel, processor, frame), own.restore(frame.head["may_leave"])))
-            case Kind.BYE:
-                if processor is not None and processor.teardown is not None:
-                    _call(processor.teardown)
+        if frame.kind is Kind.RUN and processor is not None and own is not None:
+            final = _run(channel, processor, frame)
+            channel.send(_with_fitness(final, own.restore(frame.head["may_leave"])))
+        elif frame.kind is Kind.LOAD:
+            processor = load(channel, partial(_set_up, imported, frame))
+            if processor is None:
                 return
+            own = Fingerprint()
+        elif frame.kind is Kind.BYE:
+            if processor is not None and processor.teardown is not None:
+                _call(processor.teardown)
+            return
 
 
 def load(channel: Channel, make: Callable[[], Processor]) -> Processor | None:
@@ -91,13 +89,18 @@ def _unpickle(frame: Frame) -> Processor:
 
 
 def _run(channel: Channel, processor: Processor, frame: Frame) -> Frame:
-    nonce = frame.nonce
     if "logging" in sys.modules:  # whoever does not use it does not pay for it
         from sandq.child import records
 
         records.install()
     if (cpu_s := frame.head.get("cpu_s")) is not None:
         limit_cpu(cpu_s)
+    return run_handler(channel, processor, frame)
+
+
+def run_handler(channel: Channel, processor: Processor, frame: Frame) -> Frame:
+    """The final frame of a job, whatever its handler does; nothing else of this process is touched."""
+    nonce = frame.nonce
     handler = processor.handler(frame.head["name"])
     if handler is None:
         return Frame(Kind.UNKNOWN, nonce, {"known": sorted(processor.named)})
@@ -130,7 +133,7 @@ def _run(channel: Channel, processor: Processor, frame: Frame) -> Frame:
 
 def _with_fitness(final: Frame, unfit: str) -> Frame:
     """What the job left behind travels with its outcome: no other job must meet it."""
-    return replace(final, head={**final.head, "unfit": unfit}) if unfit else final
+    return final._replace(head={**final.head, "unfit": unfit}) if unfit else final
 
 
 def _attempt(channel: Channel, handler: Handler, job: JobContext) -> Any:
@@ -153,5 +156,7 @@ def _call(function: Any, *args: Any) -> Any:
 def _flush() -> None:
     """What the handler printed belongs to its job: push it out before the final frame."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
+        try:
             stream.flush()
+        except Exception:  # noqa: BLE001, S112  # closed, None or the job's own: there is nothing to push out
+            continue

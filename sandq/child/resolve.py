@@ -6,10 +6,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import Any, NamedTuple
 
 from sandq.errors import ProcessorError
 from sandq.handlers import MARK
@@ -17,11 +16,10 @@ from sandq.handlers import MARK
 Handler = Callable[[Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Processor:
+class Processor(NamedTuple):
     """What a child runs: handlers by job name, a default for every other name, and the two optional hooks."""
 
-    named: Mapping[str, Handler] = field(default_factory=dict)
+    named: Mapping[str, Handler] = MappingProxyType({})
     default: Handler | None = None
     setup: Callable[[], Any] | None = None
     teardown: Callable[[], Any] | None = None

@@ -10,9 +10,22 @@ import click
 
 from sandq.cli.explain import Scene, crashes_of, explain, show_age
 from sandq.cli.options import debug_option, json_option, store_options
-from sandq.cli.show import job_value, print_job, print_json, print_table, printable, show_time, show_took
+from sandq.cli.show import (
+    job_value,
+    print_children,
+    print_job,
+    print_json,
+    print_table,
+    printable,
+    show_time,
+    show_took,
+    tree_value,
+)
 from sandq.cli.store import Store, find_queues, open_queue, open_store
+from sandq.errors import JobNotFound
+from sandq.event import Event
 from sandq.job import Job, JobState
+from sandq.store.keys import split_job_key
 from sandq.store.urls import redact
 
 STATES = [str(state) for state in JobState if state is not JobState.UNKNOWN]
@@ -127,20 +140,39 @@ def _attempts(job: Job) -> str:
 @click.argument("queue")
 @click.argument("id_", metavar="ID")
 @click.option("--logs", is_flag=True, help="Show what the handler logged.")
+@click.option("--depth", type=click.IntRange(min=0), default=3, help="Show so many levels of children (default 3).")
 @store_options
 @json_option
 @debug_option
-def job(*, queue: str, id_: str, logs: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
-    """Show everything about job ID of QUEUE."""
-    with open_queue(redis, prefix, queue) as opened:
+def job(*, queue: str, id_: str, logs: bool, depth: int, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Show everything about job ID of QUEUE, its parent and its children."""
+    with open_store(redis, prefix) as store, store.queue(queue) as opened:
         found, state = opened.job(id_), opened.state(id_)
         lines = opened.logs(id_) if logs else None
+        tree, parent = opened.tree(id_, depth=depth), _parent(store, found)
     if as_json:
-        print_json(job_value(found, state) | ({"logs": lines} if lines is not None else {}))
+        family = {"parent": parent, "children": tree_value(tree)["children"], "hidden": tree.hidden}
+        print_json(job_value(found, state) | family | ({"logs": lines} if lines is not None else {}))
         return
     print_job(found, state)
+    if parent is not None:
+        click.echo(f"parent  {printable(' '.join(str(part) for part in parent.values()))}")
+    print_children(tree)
     for line in lines or ():
         click.echo(f"log  {printable(line)}")
+
+
+def _parent(store: Store, child: Job) -> dict[str, str] | None:
+    """Who waits for the job, and where it is; a parent that is gone is in no state."""
+    if not child.parent_key:
+        return None
+    keys, id_ = split_job_key(child.parent_key, store.prefix)
+    with store.queue(keys.queue) as opened:
+        try:
+            state = str(opened.state(id_))
+        except JobNotFound:
+            state = "gone"
+    return {"queue": keys.queue, "id": id_, "state": state}
 
 
 @click.command()
@@ -171,17 +203,17 @@ def events(*, queue: str, since: str, redis: str | None, prefix: str | None, as_
     """Follow what happens in QUEUE until Ctrl-C."""
     with open_queue(redis, prefix, queue) as opened:
         try:
-            for event_id, fields in opened.events(since=since):
+            for event in opened.events(since=since):
+                if event.after_gap:
+                    click.echo(f"sandq: Redis has trimmed events before {event.id}; some may be missing", err=True)
                 if as_json:
-                    print_json({"event_id": event_id, **fields})
+                    print_json({"event_id": event.id, **event.fields})
                 else:
-                    click.echo(printable(_event_line(event_id, fields)))
+                    click.echo(printable(_event_line(event)))
         except KeyboardInterrupt:
             return  # the way to end it, not a failure
 
 
-def _event_line(event_id: str, fields: Mapping[str, str]) -> str:
-    rest = " ".join(f"{name}={text}" for name, text in fields.items() if name not in ("event", "jobId"))
-    at_ms = event_id.partition("-")[0]
-    moment = show_time(int(at_ms)) if at_ms.isdigit() else event_id
-    return " ".join(part for part in (moment, event_id, fields.get("event"), fields.get("jobId"), rest) if part)
+def _event_line(event: Event) -> str:
+    rest = " ".join(f"{name}={text}" for name, text in event.fields.items() if name not in ("event", "jobId"))
+    return " ".join(part for part in (show_time(event.timestamp), event.id, event.name, event.job_id, rest) if part)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TextIO, assert_never
+
+from msgspec.structs import asdict
 
 from sandq.cli.show import printable
 from sandq.supervisor.facts import (

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from sandq.cli.options import debug_option, json_option, store_options
-from sandq.cli.show import print_json
+from sandq.cli.show import say
 from sandq.cli.store import open_known_queue, open_queue
 from sandq.errors import QueueError
 
@@ -30,7 +28,7 @@ def cancel(*, queue: str, id_: str, reason: str, redis: str | None, prefix: str 
         word = opened.cancel(id_, reason=reason)
     if word not in _CANCELLED:
         raise QueueError(f"job {id_} of {queue} is already done; nothing to cancel")
-    _say(as_json, f"cancelled {id_}: {_CANCELLED[word]}", {"id": id_, "cancelled": word})
+    say(as_json, f"cancelled {id_}: {_CANCELLED[word]}", {"id": id_, "cancelled": word})
 
 
 @click.command()
@@ -63,38 +61,47 @@ def retry(
     with open_queue(redis, prefix, queue) as opened:
         if id_ is not None:
             opened.retry(id_)
-            _say(as_json, f"job {id_} waits again", {"retried": 1})
+            say(as_json, f"job {id_} waits again", {"retried": 1})
             return
         number = opened.retry_all(cancelled=cancelled)
         stay = 0 if cancelled else opened.counts()["failed"]
     rest = f"; {stay} still failed: --cancelled takes those that were cancelled, too" if stay else ""
-    _say(as_json, f"{number} {'job waits' if number == 1 else 'jobs wait'} again{rest}", {"retried": number})
+    say(as_json, f"{number} {'job waits' if number == 1 else 'jobs wait'} again{rest}", {"retried": number})
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("id_", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every delayed job.")
+@store_options
+@json_option
+@debug_option
+def promote(*, queue: str, id_: str | None, every: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Run delayed job ID of QUEUE, or with --all every delayed one, as soon as a worker is free."""
+    if (id_ is None) is not every:
+        raise click.UsageError("name one job ID, or --all")
+    with open_queue(redis, prefix, queue) as opened:
+        if id_ is not None:
+            opened.promote(id_)
+            say(as_json, f"job {id_} no longer waits for its time", {"promoted": id_})
+            return
+        number = opened.promote_all()
+    told = "1 job no longer waits for its time" if number == 1 else f"{number} jobs no longer wait for their time"
+    say(as_json, told, {"promoted": number})
 
 
 @click.command()
 @click.argument("queue")
 @click.argument("id_", metavar="ID")
+@click.option("--keep-children", is_flag=True, help="Delete the job alone.")
 @store_options
 @json_option
 @debug_option
-def promote(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
-    """Run delayed job ID of QUEUE as soon as a worker is free."""
+def remove(*, queue: str, id_: str, keep_children: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
+    """Delete job ID of QUEUE with its children; refused while one of them runs."""
     with open_queue(redis, prefix, queue) as opened:
-        opened.promote(id_)
-    _say(as_json, f"job {id_} no longer waits for its time", {"promoted": id_})
-
-
-@click.command()
-@click.argument("queue")
-@click.argument("id_", metavar="ID")
-@store_options
-@json_option
-@debug_option
-def remove(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
-    """Delete job ID of QUEUE; a running job is refused."""
-    with open_queue(redis, prefix, queue) as opened:
-        opened.remove(id_)
-    _say(as_json, f"job {id_} is removed", {"removed": id_})
+        opened.remove(id_, children=not keep_children)
+    say(as_json, f"job {id_} is removed", {"removed": id_})
 
 
 @click.command()
@@ -106,7 +113,7 @@ def pause(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -
     """Start no further job of QUEUE; what runs is finished."""
     with open_known_queue(redis, prefix, queue) as opened:
         opened.pause()
-    _say(as_json, f"{queue} is paused", {"queue": queue, "paused": True})
+    say(as_json, f"{queue} is paused", {"queue": queue, "paused": True})
 
 
 @click.command()
@@ -119,11 +126,4 @@ def resume(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) 
     with open_known_queue(redis, prefix, queue) as opened:
         was_paused = opened.paused()
         opened.resume()  # in any case: BullMQ 5 keeps what it set aside in a list of its own
-    _say(as_json, f"{queue} {'goes on' if was_paused else 'was not paused'}", {"queue": queue, "paused": False})
-
-
-def _say(as_json: bool, text: str, value: dict[str, Any]) -> None:
-    if as_json:
-        print_json(value)
-    else:
-        click.echo(text)
+    say(as_json, f"{queue} {'goes on' if was_paused else 'was not paused'}", {"queue": queue, "paused": False})

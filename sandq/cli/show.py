@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from sandq.cli.explain import crashes_of, interruptions_of
+from sandq.errands.family import FlowTree
 from sandq.job import Job, JobState
 from sandq.units import show_duration
 
@@ -18,6 +19,14 @@ from sandq.units import show_duration
 def print_json(value: Any) -> None:
     """One JSON text on one line, for programs."""
     click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def say(as_json: bool, text: str, value: Any) -> None:
+    """What a command did: a line for people, or a value for programs."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> None:
@@ -114,6 +123,36 @@ def print_job(job: Job, state: JobState) -> None:
         _print_block(f"death.{name}", str(text))
     for trace in stacktrace:
         _print_block("stacktrace", trace)
+
+
+def tree_value(tree: FlowTree) -> dict[str, Any]:
+    """A job and its children as one JSON object; `hidden` children are beyond the limits, or removed."""
+    return {
+        "queue": tree.job.queue,
+        "id": tree.job.id,
+        "name": tree.job.name,
+        "state": str(tree.state),
+        "failed_reason": tree.job.failed_reason,
+        "children": [tree_value(child) for child in tree.children],
+        "hidden": tree.hidden,
+    }
+
+
+def print_children(tree: FlowTree) -> None:
+    """The children, each below its parent, further to the right."""
+    if tree.children or tree.hidden:
+        click.echo("children")
+        _print_branch(tree, "    ")
+
+
+def _print_branch(tree: FlowTree, margin: str) -> None:
+    for child in tree.children:
+        job = child.job
+        why = f": {(job.failed_reason or '').partition(chr(10))[0]}" if child.state is JobState.FAILED else ""
+        click.echo(margin + printable(f"{job.queue} {job.id}  {job.name}  {child.state}{why}"))
+        _print_branch(child, f"{margin}    ")
+    if tree.hidden:
+        click.echo(f"{margin}{tree.hidden} more, not shown or removed")
 
 
 def _print_block(title: str, text: str) -> None:

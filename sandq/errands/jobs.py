@@ -11,7 +11,7 @@ from sandq.errors import JobNotFound, QueueError
 from sandq.job import Job, JobState
 from sandq.store import produce, reads
 from sandq.store.keys import QueueKeys
-from sandq.store.newjob import NewJob, Parent, Retention, existing_id, new_job
+from sandq.store.newjob import NewJob, Parent, Retention, existing_id, new_job, whole
 from sandq.units import Duration
 
 CancelAnswer = Literal["was_waiting", "was_running", "already_done"]
@@ -33,7 +33,7 @@ class JobOptions(TypedDict, total=False):
     keep_logs: int | None
     stacktrace_limit: int | None
     timestamp: int | None  # creation time in ms; Redis' own when left out
-    parent: Parent | None
+    parent: Parent | Job | None  # a job is a parent under this client's prefix
     deduplication: str | Mapping[str, Any] | None
 
 
@@ -44,13 +44,13 @@ def id_of(job: Job | str) -> str:
 
 def add(keys: QueueKeys, name: str, data: Any = None, **options: Unpack[JobOptions]) -> Errand[Job]:
     """Add one job; when this returns, Redis holds it."""
-    [job] = yield from add_many(keys, [new_job(name, data, **options)])
+    [job] = yield from add_many(keys, [{"name": name, "data": data, **options}])
     return job
 
 
 def add_many(keys: QueueKeys, items: Iterable[NewJob | tuple[str, Any] | Mapping[str, Any]]) -> Errand[list[Job]]:
     """Add jobs given as (name, data) or as mappings of `add`'s arguments, hundreds per call to Redis."""
-    jobs = [_new(item) for item in items]
+    jobs = [_new(keys.prefix, item) for item in items]
     stored: list[Job] = []
     for chunk in produce.chunks(jobs):
         answers = yield produce.add(keys, chunk)
@@ -58,11 +58,16 @@ def add_many(keys: QueueKeys, items: Iterable[NewJob | tuple[str, Any] | Mapping
     return stored
 
 
-def _new(item: Any) -> NewJob:
+def parent_of(prefix: str, given: Parent | Job | None) -> Parent | None:
+    """The parent that an option names."""
+    return Parent(id=given.id, queue=f"{prefix}:{given.queue}") if isinstance(given, Job) else given
+
+
+def _new(prefix: str, item: Any) -> NewJob:
     if isinstance(item, NewJob):
         return item
     if isinstance(item, Mapping):
-        return new_job(**item)
+        return new_job(**{**item, "parent": parent_of(prefix, item.get("parent"))})
     try:
         name, data = item
     except (TypeError, ValueError):
@@ -86,10 +91,19 @@ def state(keys: QueueKeys, job: Job | str) -> Errand[JobState]:
     return found
 
 
-def logs(keys: QueueKeys, job: Job | str) -> Errand[list[str]]:
-    """The job's log lines, oldest first."""
-    lines: list[str] = yield reads.logs(keys, id_of(job))
-    return lines
+def logs(
+    keys: QueueKeys, job: Job | str, start: int = 0, limit: int | None = None, *, newest_first: bool = False
+) -> Errand[list[str]]:
+    """The job's log lines, oldest first unless `newest_first`: `limit` of them, or all, from place `start` on."""
+    first, last = whole("start", start), -1 if limit is None else start + whole("limit", limit) - 1
+    if limit == 0:
+        return []
+    if not newest_first:
+        lines: list[str] = yield reads.logs(keys, id_of(job), first, last)
+        return lines
+    # Counted from the end, where the newest line has place -1.
+    lines = yield reads.logs(keys, id_of(job), 0 if limit is None else -last - 1, -first - 1)
+    return lines[::-1]
 
 
 def cancel(keys: QueueKeys, job: Job | str, reason: str = "") -> Errand[CancelAnswer]:
@@ -122,9 +136,9 @@ def promote(keys: QueueKeys, job: Job | str) -> Errand[None]:
         raise QueueError(f"job {id_of(job)} of queue {keys.queue} is not delayed; there is nothing to promote")
 
 
-def remove(keys: QueueKeys, job: Job | str) -> Errand[None]:
-    """Remove the job and its children; refused while one of them runs."""
-    word: produce.RemoveWord = yield produce.remove(keys, id_of(job))
+def remove(keys: QueueKeys, job: Job | str, *, children: bool = True) -> Errand[None]:
+    """Remove the job and, unless told otherwise, its children; refused while one of them runs."""
+    word: produce.RemoveWord = yield produce.remove(keys, id_of(job), children=children)
     match word:
         case "missing":
             raise not_found(keys, id_of(job))

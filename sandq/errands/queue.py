@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from sandq.errands.step import Errand
 from sandq.errors import QueueError
 from sandq.job import Job, JobState
 from sandq.store import produce, reads
 from sandq.store.keys import QueueKeys
+from sandq.store.newjob import whole
+
+FINISHED: tuple[Literal[JobState.COMPLETED, JobState.FAILED], ...] = (JobState.COMPLETED, JobState.FAILED)
+PAGE = 500  # jobs read in one call
 
 
-def jobs(keys: QueueKeys, state: JobState | str, start: int = 0, limit: int = 20) -> Errand[list[Job]]:
-    """Jobs of one state: finished ones newest first, others in the order they will run."""
-    try:
-        wanted = JobState(state)
-    except ValueError:
-        raise QueueError(f"there is no state {state!r}; use one of {', '.join(reads.COUNTED)}") from None
-    finished = wanted in (JobState.COMPLETED, JobState.FAILED)
-    found = yield reads.page(keys, wanted, start, limit, newest_first=finished)
-    return list(found)
+def jobs(
+    keys: QueueKeys,
+    state: JobState | str | Iterable[JobState | str],
+    start: int = 0,
+    limit: int = 20,
+    *,
+    newest_first: bool | None = None,
+) -> Errand[list[Job]]:
+    """Jobs of one state: finished ones newest first, others in the order they will run, unless `newest_first` says.
+
+    Several states are listed one behind the other; `start` and `limit` count over all of them. Ids whose job is gone
+    keep their place: a page may hold fewer jobs than there are places.
+    """
+    wanted = [(one, one in FINISHED if newest_first is None else newest_first) for one in _states(state)]
+    whole("start", start)
+    found: list[Job] = []
+    end = start + whole("limit", limit)
+    while start < end:
+        asked = min(PAGE, end - start)
+        page: reads.Page = yield reads.page(keys, wanted, start, asked)
+        found += page.jobs
+        if page.places < asked:
+            break
+        start += asked
+    return found
+
+
+def _states(given: JobState | str | Iterable[JobState | str]) -> list[JobState]:
+    wanted = list(dict.fromkeys([given] if isinstance(given, str) else given))
+    for one in wanted:
+        if one not in reads.COUNTED:
+            raise QueueError(f"there is no state {str(one)!r}; use one of {', '.join(reads.COUNTED)}")
+    return [JobState(one) for one in wanted]
 
 
 def counts(keys: QueueKeys) -> Errand[dict[str, int]]:
@@ -28,13 +57,14 @@ def counts(keys: QueueKeys) -> Errand[dict[str, int]]:
     return found
 
 
-def retry_all(keys: QueueKeys, state: JobState = JobState.FAILED, *, cancelled: bool = False) -> Errand[int]:
+def retry_all(keys: QueueKeys, state: JobState | str = JobState.FAILED, *, cancelled: bool = False) -> Errand[int]:
     """Run all failed (or completed) jobs again; how many that were. Cancelled ones only with `cancelled`."""
-    if state not in (JobState.COMPLETED, JobState.FAILED):
+    of = next((end for end in FINISHED if end == state), None)
+    if of is None:
         raise QueueError(f"jobs that are {state} cannot be retried; use completed or failed")
     count = again = passed = 0
     while True:
-        done: produce.Retried = yield produce.retry_all(keys, state, again, passed, cancelled=cancelled)
+        done: produce.Retried = yield produce.retry_all(keys, of, again, passed, cancelled=cancelled)
         count += done.count
         if done.again is None:
             return count

@@ -13,9 +13,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Wait for events after `since`; the answer is a list of them, empty when none came for a while."""
+    """Wait for an event that tells the job's end; the answer is its Ending, or None when it is time to look again."""
 
-    since: str
+    job_id: str
 
 
 Step = Call[Any] | Read[Any]

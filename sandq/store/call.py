@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from sandq.store.script import Script, load
@@ -40,8 +41,15 @@ def call(
 ) -> Call[R]:
     """Bind named arguments to a script's header; a missing or surplus name is our own mistake and raises KeyError."""
     script = load(name)
-    fixed = script.args[:-1] if script.repeats else script.args
-    wanted = tuple(arg for arg in fixed if arg != "op")
-    if set(named) != set(wanted):
+    wanted, has_op = _wanted(name)
+    if named.keys() != set(wanted):
         raise KeyError(f"{name}.lua takes {sorted(wanted)}, was given {sorted(named)}")
-    return Call(script, base, (*(named[arg] for arg in wanted), *repeated), "op" in fixed, parse)
+    return Call(script, base, (*[named[arg] for arg in wanted], *repeated), has_op, parse)
+
+
+@cache
+def _wanted(name: str) -> tuple[tuple[str, ...], bool]:
+    """The names a caller has to give, and whether the executor adds an op-id to them."""
+    script = load(name)
+    fixed = script.args[:-1] if script.repeats else script.args
+    return tuple(arg for arg in fixed if arg != "op"), "op" in fixed

@@ -11,6 +11,10 @@ from cronsim import CronSim, CronSimError
 
 from sandq.errors import QueueError
 
+# Times of a pattern handed to a script at once: the first may be past when they arrive, or have a job already.
+RUNS = 5
+# Options that each iteration of a schedule has of its own; lua/lib/iteration.lua adds them.
+OF_ITERATION = ("repeat", "repeatJobKey", "jobId", "delay", "timestamp", "prevMillis")
 _NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",

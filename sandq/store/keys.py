@@ -71,4 +71,25 @@ class QueueKeys:
     def client_name(self, worker: str | None = None) -> str:
         """The CLIENT SETNAME by which BullMQ lists a worker of this queue (wire-format 5.2)."""
         encoded = base64.b64encode(self.queue.encode()).decode()
-        return f"{self.prefix}:{encoded}" + (f":w:{worker}" if worker else "")
+        # Redis takes no name with a blank in it, and a connection without a name is nobody's worker.
+        shown = "".join(char if "!" <= char <= "~" else "_" for char in worker or "")
+        return f"{self.prefix}:{encoded}" + (f":w:{shown}" if shown else "")
+
+    @property
+    def listener_name(self) -> str | None:
+        """The CLIENT SETNAME by which BullMQ lists who follows this queue's events; None where Redis takes no such."""
+        name = f"{self.client_name()}:qe"
+        return name if all("!" <= char <= "~" for char in name) else None
+
+
+def split_job_key(key: str, prefix: str) -> tuple[QueueKeys, str]:
+    """The queue and the id in a job's key, which another queue may have written.
+
+    Under our own prefix the queue is the next part, so that ids with colons survive; elsewhere the id is the last part.
+    """
+    queue, colon, job_id = key.removeprefix(f"{prefix}:").partition(":")
+    if key.startswith(f"{prefix}:") and queue and colon:
+        return QueueKeys(queue, prefix), job_id
+    base, _, job_id = key.rpartition(":")
+    prefix, _, queue = base.rpartition(":")
+    return QueueKeys(queue, prefix), job_id

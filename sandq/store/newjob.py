@@ -31,7 +31,11 @@ _DEDUPLICATION = {
     "keep_last_if_active": "keepLastIfActive",
 }
 
+# json.dumps with these arguments would make a new one each time.
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
 Retention = bool | int | Mapping[str, Any]
+OnFailure = Literal["wait", "fail", "continue", "ignore", "remove"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,11 @@ class Parent:
 
     id: str
     queue: str  # the parent queue's base without the last colon: "bull:render"
-    on_failure: Literal["wait", "fail", "continue", "ignore", "remove"] = "wait"
+    on_failure: OnFailure = "wait"
+
+    def __post_init__(self) -> None:
+        if self.on_failure not in ("wait", *_FLAGS):
+            raise QueueError(f"on_failure {self.on_failure!r} must be one of wait, {', '.join(_FLAGS)}")
 
     @property
     def key(self) -> str:
@@ -134,17 +142,17 @@ def new_job(
         if deduplication is not None:
             raise QueueError(f"job {name!r} has a parent and deduplication; the parent would wait for a job never made")
     opts = {
-        "attempts": _whole("attempts", attempts),
+        "attempts": whole("attempts", attempts),
         "backoff": None if backoff is None else Backoff.parse(backoff).to_opts(),
-        "delay": None if delay is None else _delay_ms(delay),
-        "priority": _whole("priority", priority, most=MAX_PRIORITY) or None,
+        "delay": None if delay is None else delay_ms(delay),
+        "priority": whole("priority", priority, most=MAX_PRIORITY) or None,
         "jobId": None if job_id is None else check_id(job_id),
         "lifo": True if lifo else None,
-        "timestamp": None if timestamp is None else _whole("timestamp", timestamp, most=2**53),
+        "timestamp": None if timestamp is None else whole("timestamp", timestamp, most=2**53),
         "removeOnComplete": _retention("remove_on_complete", remove_on_complete),
         "removeOnFail": _retention("remove_on_fail", remove_on_fail),
-        "kl": None if keep_logs is None else _whole("keep_logs", keep_logs),
-        "stackTraceLimit": None if stacktrace_limit is None else _whole("stacktrace_limit", stacktrace_limit),
+        "kl": None if keep_logs is None else whole("keep_logs", keep_logs),
+        "stackTraceLimit": None if stacktrace_limit is None else whole("stacktrace_limit", stacktrace_limit),
         "sq": _limits(timeout, memory),
         "de": None if deduplication is None else _deduplication(deduplication),
         **({} if parent is None else parent.to_opts()),
@@ -161,12 +169,15 @@ def new_job(
 
 def encode_data(name: str, data: Any) -> bytes:
     """The data as one JSON text in UTF-8; None is `{}`, as BullMQ stores a job without data."""
+    return encode_json(f"data of job {name!r}", {} if data is None else data)
+
+
+def encode_json(what: str, value: Any) -> bytes:
+    """The value as one JSON text in UTF-8; QueueError, telling of `what`, when it is not JSON."""
     try:
-        text = _json({} if data is None else data)
+        text = _json(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise QueueError(
-            f"data of job {name!r} is not JSON: {error}; pass dicts, lists, text, finite numbers"
-        ) from None
+        raise QueueError(f"{what} is not JSON: {error}; pass dicts, lists, text, finite numbers") from None
     # Half a surrogate pair has no UTF-8. It can only stand inside a JSON string, where its escape means the same.
     return text.encode("utf-8", "backslashreplace")
 
@@ -207,7 +218,7 @@ def _names_a_key(job_id: str) -> bool:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def _utf8(what: str, value: str) -> None:
@@ -221,13 +232,15 @@ def _has_utf8(value: str) -> bool:
     return not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
 
 
-def _whole(what: str, value: int, least: int = 0, most: int = 2**31 - 1) -> int:
+def whole(what: str, value: int, least: int = 0, most: int = 2**31 - 1) -> int:
+    """The number, if it is a whole one within its bounds; else QueueError."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise QueueError(f"{what} {value!r} must be a whole number from {least} to {most}")
     return value
 
 
-def _milliseconds(what: str, value: Duration) -> float:
+def milliseconds(what: str, value: Duration) -> float:
+    """A finite duration in milliseconds; QueueError when it is none."""
     try:
         amount = seconds(value)
     except ConfigError as error:
@@ -237,8 +250,9 @@ def _milliseconds(what: str, value: Duration) -> float:
     return amount * 1000
 
 
-def _delay_ms(delay: Duration) -> int:
-    amount = round(_milliseconds("delay", delay))
+def delay_ms(delay: Duration) -> int:
+    """A delay that a score can order; else QueueError."""
+    amount = round(milliseconds("delay", delay))
     if not 0 <= amount <= MAX_DELAY_MS:
         raise QueueError(f"delay {delay!r} is out of range; use 0 to a hundred years")
     return amount
@@ -248,7 +262,7 @@ def _limits(timeout: Duration | None, memory: int | str | None) -> dict[str, int
     """What a job may use: sandq's own part of opts, which BullMQ keeps and does not read."""
     limits: dict[str, int] = {}
     if timeout is not None:
-        limits["timeout"] = round(_milliseconds("timeout", timeout))
+        limits["timeout"] = round(milliseconds("timeout", timeout))
         if limits["timeout"] < 1:
             raise QueueError(f"timeout {timeout!r} must be longer than nothing; leave it out for no timeout")
     if memory is not None:
@@ -266,11 +280,11 @@ def _retention(what: str, value: Retention | None) -> Retention | None:
     if value is None or isinstance(value, bool):
         return value
     if not isinstance(value, Mapping):
-        return _whole(what, value)
+        return whole(what, value)
     surplus = sorted(str(key) for key in value.keys() - {"count", "age", "limit"})
     if surplus or not value.keys() & {"count", "age"}:
         raise QueueError(f"{what} {dict(value)!r} must give count or age (seconds), perhaps limit, and nothing else")
-    return {key: _whole(f"{what}.{key}", amount) for key, amount in value.items()}
+    return {key: whole(f"{what}.{key}", amount) for key, amount in value.items()}
 
 
 def _deduplication(value: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +297,7 @@ def _deduplication(value: str | Mapping[str, Any]) -> dict[str, Any]:
     for key, name in _DEDUPLICATION.items():
         chosen = given.get(key)
         if key == "ttl" and chosen is not None:
-            stored[name] = _whole("deduplication ttl (ms)", round(_milliseconds("deduplication ttl", chosen)), least=1)
+            stored[name] = whole("deduplication ttl (ms)", round(milliseconds("deduplication ttl", chosen)), least=1)
         elif chosen:
             stored[name] = True
     return stored

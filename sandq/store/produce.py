@@ -47,15 +47,18 @@ def add(keys: QueueKeys, jobs: Sequence[NewJob]) -> Call[tuple[Added, ...]]:
     if len(jobs) > MAX_JOBS:
         raise QueueError(f"{len(jobs)} jobs in one call, over the limit of {MAX_JOBS}; split them with chunks()")
 
-    def parse(reply: Sequence[Any]) -> tuple[Added, ...]:
-        now, answers = int(reply[0]), reply[1:]
-        return tuple(
-            Added(_word(word), _text(job_id), now if new.timestamp is None else new.timestamp)
-            for new, word, job_id in zip(jobs, answers[::2], answers[1::2], strict=True)
-        )
+    repeated = [arg for new in jobs for arg in new_args(new, new.job_id or "")]
+    named = {"version": f"sandq:{__version__}"}
+    return call("add", keys.base, lambda reply: parse_added(jobs, reply), named, repeated)
 
-    repeated = [arg for new in jobs for arg in _args(new)]
-    return call("add", keys.base, parse, {"version": f"sandq:{__version__}"}, repeated)
+
+def parse_added(jobs: Sequence[NewJob], reply: Sequence[Any]) -> tuple[Added, ...]:
+    """What became of each of the jobs: the server's clock, then a word and an id for each."""
+    now, answers = int(reply[0]), reply[1:]
+    return tuple(
+        Added(_word(word), _text(job_id), now if new.timestamp is None else new.timestamp)
+        for new, word, job_id in zip(jobs, answers[::2], answers[1::2], strict=True)
+    )
 
 
 def chunks(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
@@ -75,10 +78,8 @@ def added_job(keys: QueueKeys, new: NewJob, added: Added) -> Job:
 
     Of a duplicate only the id is certain: what it holds was stored by whoever came first.
     """
-    if added.word == "missing-parent":
-        raise QueueError(f"job {new.name!r}: its parent {_parent(new)} is not there; add the parent first")
-    if added.word == "other-parent":
-        raise QueueError(f"job {new.name!r}: {new.job_id!r} has another living parent already; use a new id")
+    if added.word in ("missing-parent", "other-parent"):
+        raise refusal(new, added.word)
     return Job(
         queue=keys.queue,
         id=added.id,
@@ -91,6 +92,13 @@ def added_job(keys: QueueKeys, new: NewJob, added: Added) -> Job:
         parent_key=new.parent.key if new.parent else None,
         deduplication_id=new.deduplication["id"] if new.deduplication else None,
     )
+
+
+def refusal(new: NewJob, word: AddWord) -> QueueError:
+    """Why a job was not added, for whoever wanted it."""
+    if word == "missing-parent":
+        return QueueError(f"job {new.name!r}: its parent {_parent(new)} is not there; add the parent first")
+    return QueueError(f"job {new.name!r}: {new.job_id!r} has another living parent already; use a new id")
 
 
 def pause(keys: QueueKeys) -> Call[str]:
@@ -145,10 +153,10 @@ def cancel(keys: QueueKeys, job_id: str, reason: str = "") -> Call[CancelWord]:
     return call("cancel", keys.base, _word, {"id": existing_id(job_id), "reason": reason.encode("utf-8", "replace")})
 
 
-def _args(new: NewJob) -> tuple[Arg, ...]:
-    """One job's share of the arguments, in the order add.lua names."""
+def new_args(new: NewJob, job_id: str) -> tuple[Arg, ...]:
+    """One job's share of the arguments, in the order lua/lib/newjob.lua names; without an id the queue counts."""
     return (
-        new.job_id or "",
+        job_id,
         new.name,
         new.data_json,
         encode_opts(new.opts),

@@ -25,6 +25,17 @@ class Ending:
     reason: str = ""  # failed: the failedReason
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Jobs in the order of their places; `places` also counts those that are empty."""
+
+    jobs: tuple[Job, ...]
+    places: int
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meta:
     """The settings of a queue that every worker obeys."""
@@ -63,18 +74,26 @@ def counts(keys: QueueKeys) -> Call[dict[str, int]]:
 
 
 def page(
-    keys: QueueKeys, of_state: JobState, start: int = 0, limit: int = 20, *, newest_first: bool = True
-) -> Call[tuple[Job, ...]]:
+    keys: QueueKeys,
+    of_state: JobState | Sequence[tuple[JobState, bool]],
+    start: int = 0,
+    limit: int = 20,
+    *,
+    newest_first: bool = True,
+) -> Call[Page]:
     """The jobs at places start to start + limit of a state; an id without a hash leaves its place empty.
 
-    For the waiting and the delayed, `newest_first=False` lists what runs next at the top.
+    Several states, each with its own `newest_first`, are listed one behind the other. For the waiting and the delayed,
+    `newest_first=False` lists what runs next at the top.
     """
+    states = [(of_state, newest_first)] if isinstance(of_state, JobState) else of_state
 
-    def parse(reply: Sequence[Any]) -> tuple[Job, ...]:
-        return tuple(Job.from_hash(keys.queue, _text(job_id), _fields(raw)) for job_id, raw in _pairs(reply))
+    def parse(reply: Sequence[Any]) -> Page:
+        jobs = (Job.from_hash(keys.queue, _text(job_id), _fields(raw)) for job_id, raw in _pairs(reply[1:]))
+        return Page(tuple(jobs), int(reply[0]))
 
-    named = {"state": of_state.value, "start": start, "limit": limit, "order": "newest" if newest_first else "oldest"}
-    return call("page", keys.base, parse, named)
+    repeated = [arg for state, newest in states for arg in (state.value, "newest" if newest else "oldest")]
+    return call("page", keys.base, parse, {"start": start, "limit": limit}, repeated)
 
 
 def ending(keys: QueueKeys, job_id: str) -> Call[Ending]:
@@ -111,15 +130,6 @@ def events(keys: QueueKeys, since: str = "0", count: int = 100) -> Read[list[tup
         ]
 
     return Read((("XRANGE", keys.key("events"), f"({since}", "+", "COUNT", count),), parse)
-
-
-def last_event(keys: QueueKeys) -> Read[str]:
-    """The id of the newest event, "0" when there is none: where a reader of what comes next begins."""
-
-    def parse(replies: list[Any]) -> str:
-        return _text(replies[0][0][0]) if replies[0] else "0"
-
-    return Read((("XREVRANGE", keys.key("events"), "+", "-", "COUNT", 1),), parse)
 
 
 def supervisors(keys: QueueKeys) -> Call[list[dict[str, Any]]]:

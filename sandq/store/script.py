@@ -3,9 +3,14 @@
     -- keys: base slot
     -- args: op token lock_ms rest...
     -- uses: queue reply
+    -- seldom: dedup create
 
 becomes `local base, slot = KEYS[1], KEYS[2]` and `local op, token, lock_ms = ...` in front of the body. A last
 argument `rest...` binds `rest_from`, the index in ARGV where the repeated part begins.
+
+Redis runs the whole text at every call, and to make the hundred functions of all fragments would cost more than what a
+common call does with them. Those of the fragments named under `seldom` are nil until somebody calls `seldom()`, which
+does nothing in a script without that line. Whoever uses such a fragment calls it first.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-_HEADER = re.compile(r"^-- (keys|args|uses): *(.*)$")
+_HEADER = re.compile(r"^-- (keys|args|uses|seldom): *(.*)$")
+_GLOBAL = re.compile(r"^local (function )?(\w+)(?= =|\()", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class Script:
 
 
 def _headers(text: str) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {"keys": (), "args": (), "uses": ()}
+    found: dict[str, tuple[str, ...]] = {"keys": (), "args": (), "uses": (), "seldom": ()}
     for line in text.splitlines():
         if not line.startswith("--"):
             break
@@ -53,6 +59,32 @@ def _fragments(names: tuple[str, ...], seen: dict[str, str]) -> None:
             seen[name] = text
 
 
+def _library(header: dict[str, tuple[str, ...]], body: str) -> str:
+    """All fragments, each before those that use it; the seldom ones inside of one function."""
+    found: dict[str, str] = {}
+    _fragments(header["uses"], found)
+    seldom = {name: text for name, text in found.items() if name in header["seldom"]}
+    early: dict[str, str] = {}
+    for text in seldom.values():
+        _fragments(_headers(text)["uses"], early)
+    before = "".join(text for name, text in early.items() if name not in seldom)
+    after = "".join(text for name, text in found.items() if name not in early and name not in seldom)
+    return before + _seldom("".join(seldom.values()), after + body) + after
+
+
+def _seldom(text: str, users: str) -> str:
+    """One function that makes what `text` defines, as far as `users` know it: Lua lets one reach 60 outer names."""
+    names = [match[2] for match in _GLOBAL.finditer(text) if re.search(rf"\b{match[2]}\b", users)]
+    if not names:
+        return "local function seldom() end\n" if "seldom()" in users else ""
+
+    def shared(match: re.Match[str]) -> str:
+        return (match[1] or "") + match[2] if match[2] in names else match[0]
+
+    made = _GLOBAL.sub(shared, text)
+    return f"local {', '.join(names)}\nlocal function seldom()\n  if {names[0]} then return end\n{made}end\n"
+
+
 def _bind(names: tuple[str, ...], table: str) -> str:
     if not names:
         return ""
@@ -67,13 +99,11 @@ def load(name: str) -> Script:
     args, repeats = header["args"], False
     if args and args[-1].endswith("..."):
         args, repeats = (*args[:-1], args[-1][:-3]), True
-    fragments: dict[str, str] = {}
-    _fragments(header["uses"], fragments)
     fixed = args[:-1] if repeats else args
     bindings = _bind(header["keys"], "KEYS") + _bind(fixed, "ARGV")
     if repeats:
         bindings += f"local {args[-1]}_from = {len(args)}\n"
-    source = bindings + "".join(fragments.values()) + body
+    source = bindings + _library(header, body) + body
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name=name, keys=header["keys"], args=args, repeats=repeats, source=source, sha=sha)
 

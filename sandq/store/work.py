@@ -16,9 +16,6 @@ from sandq.store import cron
 from sandq.store.call import Arg, Call, Read, call
 from sandq.store.keys import QueueKeys
 
-# Times of a cron pattern handed to the script, so that a slot that is taken does not end the schedule.
-CRON_RUNS = 5
-
 WriteWord = Literal["ok", "lost", "missing"]
 SettleWord = Literal[
     "ok",
@@ -30,7 +27,7 @@ SettleWord = Literal[
     "nothing-to-wait-for",
     "cancel-requested",
 ]
-IterateWord = Literal["ok", "lost", "no-schedule", "not-current", "taken"]
+IterateWord = Literal["ok", "lost", "no-schedule", "not-current", "ended", "taken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +50,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextClaim:
-    """What to claim: one job per token, each token used once in all time."""
+    """What to claim: one job per token, each token used once in all time.
+
+    The first `at_once` tokens (None: all) are for jobs that begin at once. The others are for jobs to be held until a
+    child is free; they bring none where the queue bounds how many may run.
+    """
 
     tokens: Sequence[str]
+    at_once: int | None = None
     lease: Lease
     worker_name: str | None = None
     limiter_max: int | None = None
@@ -68,6 +70,23 @@ class Settled:
     """Redis' answer to a settlement; anything but `ok` and `missing` changed nothing."""
 
     word: SettleWord
+    claimed: Claimed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of one attempt: a settlement with the token that proves that it is ours to write."""
+
+    job_id: str
+    token: str
+    settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class AllSettled:
+    """Redis' answer to settlements, one word each in their order, and what the claim in the same call brought."""
+
+    words: tuple[SettleWord, ...]
     claimed: Claimed | None = None
 
 
@@ -105,18 +124,27 @@ def settle(
     next_claim: NextClaim | None = None,
 ) -> Call[Settled]:
     """Write what became of an attempt, all of it or nothing, and claim the next jobs if asked to."""
-    named = {
-        "id": job_id,
-        "token": token,
-        **_settlement_args(settlement),
-        **_retention_args(settlement, settings),
-        **_claim_args(next_claim or NextClaim(tokens=(), lease=Lease())),
-    }
+    many = settle_all(keys, (Ending(job_id, token, settlement),), settings, next_claim)
 
     def parse(reply: Sequence[Any]) -> Settled:
-        return Settled(_text(reply[0]), _claimed(keys, reply[1]) if len(reply) > 1 else None)
+        settled = many.parse(reply)
+        return Settled(settled.words[0], settled.claimed)
 
-    return call("settle", keys.base, parse, named, tuple(next_claim.tokens) if next_claim else ())
+    return Call(many.script, many.base, many.args, many.mutates, parse)
+
+
+def settle_all(
+    keys: QueueKeys, endings: Sequence[Ending], settings: QueueSettings, next_claim: NextClaim | None = None
+) -> Call[AllSettled]:
+    """Write what became of several attempts, each all of it or nothing; one refused does not hold up the next."""
+    wanted = next_claim or NextClaim(tokens=(), lease=Lease())
+    repeated = [value for ending in endings for value in _ending_args(ending)]
+
+    def parse(reply: Sequence[Any]) -> AllSettled:
+        return AllSettled(tuple(map(_text, reply[0])), _claimed(keys, reply[1]) if len(reply) > 1 else None)
+
+    named = {**_claim_args(wanted), **_finish_args(settings), "count": len(endings)}
+    return call("settle", keys.base, parse, named, (*repeated, *wanted.tokens))
 
 
 def check_stalled(keys: QueueKeys, every_ms: int, max_stalled_count: int) -> Call[StalledCheck]:
@@ -152,9 +180,10 @@ def iterate(keys: QueueKeys, job: Job, token: str) -> Call[IterateWord] | None:
         "token": token,
         "scheduler": job.scheduler_id,
         "name": job.name,
-        "opts": _without({"attempts": 0, **job.opts}, ("repeat", "jobId", "delay", "timestamp", "prevMillis")),
+        "opts": _without({"attempts": 0, **job.opts}, cron.OF_ITERATION),
         "repeat_opts": msgspec.json.encode({**schedule, "count": count}),
         "every": _whole(schedule.get("every")) or "",
+        "end_ms": end or "",
         "priority": _whole(job.opts.get("priority")),
         "lifo": _flag(job.opts.get("lifo") is True),
         "deid": str(dedup.get("id", "")) if isinstance(dedup, dict) else "",
@@ -213,28 +242,43 @@ def _claim_args(wanted: NextClaim) -> dict[str, Arg]:
         "limiter_max": "" if wanted.limiter_max is None else wanted.limiter_max,
         "limiter_ms": "" if wanted.limiter_ms is None else wanted.limiter_ms,
         "max_data": wanted.max_data,
+        "at_once": len(wanted.tokens) if wanted.at_once is None else wanted.at_once,
     }
 
 
-def _settlement_args(settlement: Settlement) -> dict[str, Arg]:
-    trace = settlement.stacktrace
+def _finish_args(settings: QueueSettings) -> dict[str, Arg]:
     return {
-        "to": settlement.to.value,
-        "front": _flag(settlement.front),
-        "spends": _flag(settlement.spends_attempt),
-        "counts": settlement.counts or "",
-        "result": settlement.result,
-        "reason": settlement.reason or "",
-        "stacktrace": "" if trace is None else msgspec.json.encode(trace),
-        "delay_ms": max(0, round(settlement.delay_s * 1000)),
-        "limit_ms": max(1, round(settlement.limit_s * 1000)) if settlement.limit_s > 0 else "",
-        "death": "" if settlement.death is None else msgspec.json.encode(settlement.death),
+        "keep_completed": "" if settings.keep_completed is None else _keep_json(settings.keep_completed),
+        "keep_failed": "" if settings.keep_failed is None else _keep_json(settings.keep_failed),
+        "points": settings.metrics_points,
     }
 
 
-def _retention_args(settlement: Settlement, settings: QueueSettings) -> dict[str, Arg]:
-    keep = settings.keep_completed if settlement.to is Place.COMPLETED else settings.keep_failed
-    return {"keep": "" if keep is None else _keep_json(keep), "points": settings.metrics_points}
+def _ending_args(ending: Ending) -> tuple[Arg, ...]:
+    """One settlement's share of the arguments, in the order settle.lua names."""
+    settlement = ending.settlement
+    value = settlement.result if settlement.to is Place.COMPLETED else settlement.reason or ""
+    return ending.job_id, ending.token, settlement.to.value, value, _more(settlement)
+
+
+def _more(settlement: Settlement) -> bytes:
+    """What few settlements say, as one JSON text; empty for nothing."""
+    said: dict[str, str] = {}
+    if settlement.front:
+        said["front"] = "1"
+    if settlement.spends_attempt and settlement.to in (Place.WAIT, Place.DELAYED):
+        said["spends"] = "1"
+    if settlement.counts:
+        said["counts"] = settlement.counts
+    if settlement.stacktrace is not None:
+        said["stacktrace"] = msgspec.json.encode(settlement.stacktrace).decode()
+    if settlement.to is Place.DELAYED:
+        said["delay_ms"] = str(max(0, round(settlement.delay_s * 1000)))
+    if settlement.limit_s > 0:
+        said["limit_ms"] = str(max(1, round(settlement.limit_s * 1000)))
+    if settlement.death is not None:
+        said["death"] = msgspec.json.encode(settlement.death).decode()
+    return msgspec.json.encode(said) if said else b""
 
 
 def _keep_json(keep: Keep) -> bytes:
@@ -252,9 +296,9 @@ def _claimed(keys: QueueKeys, reply: Sequence[Any]) -> Claimed:
 
 
 def _taken(keys: QueueKeys, raw: Sequence[Any]) -> Taken:
-    size = int(raw[2])
-    fields = dict(zip(raw[3::2], raw[4::2], strict=True))
-    return Taken(Job.from_hash(keys.queue, _text(raw[0]), fields), _text(raw[1]), None if size < 0 else size)
+    job_id, token, size, flat = raw
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return Taken(Job.from_hash(keys.queue, _text(job_id), fields), _text(token), None if size < 0 else size)
 
 
 def _cron_runs(job: Job, schedule: Mapping[str, Any], now: int) -> tuple[int, ...]:
@@ -263,7 +307,7 @@ def _cron_runs(job: Job, schedule: Mapping[str, Any], now: int) -> tuple[int, ..
         return ()
     zone = schedule.get("tz")
     return cron.next_runs(
-        pattern, max(now, _whole(job.opts.get("prevMillis"))), zone if isinstance(zone, str) else None, CRON_RUNS
+        pattern, max(now, _whole(job.opts.get("prevMillis"))), zone if isinstance(zone, str) else None, cron.RUNS
     )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings
@@ -23,6 +21,7 @@ from sandq.outcome import (
     Crashed,
     Death,
     Deferred,
+    InitFailed,
     Interrupted,
     LockLost,
     Outcome,
@@ -38,9 +37,11 @@ from sandq.store.keys import QueueKeys
 from sandq.supervisor.attempt import Attempt
 from sandq.supervisor.facts import Listener, Output, OutputLost, Settled, Started, StoreTrouble
 from sandq.supervisor.heartbeat import Heartbeat
-from sandq.supervisor.output import Capture, Tail
+from sandq.supervisor.oom import Watch
 from sandq.supervisor.process import ChildProcess
+from sandq.supervisor.recording import Recording
 from sandq.supervisor.relay import Relay
+from sandq.supervisor.settler import Settler
 from sandq.supervisor.sink import JobFile, file_of
 from sandq.verdict import Evidence, Stop, judge
 
@@ -61,78 +62,87 @@ class Means:
     heartbeat: Heartbeat
     publish: Listener
     rng: random.Random
+    oom: Watch
+    claims: Iterator[int]  # one count for all queues of a supervisor: a token is used once, whatever it locks
 
 
 class Assignment:
-    """A claim and the child that was borrowed for it."""
+    """A claim, from the moment it is ours. A child is found for it at once, or when one is free."""
 
-    def __init__(self, means: Means, claimed: work.Taken, sent_at: float, child: ChildProcess) -> None:
+    def __init__(self, means: Means, settler: Settler, claimed: work.Taken, sent_at: float) -> None:
         self.claim = Claim(job=claimed.job, token=claimed.token, sent_at=sent_at)
-        self.child = child
+        self.child: ChildProcess | None = None
         self.started_at = boottime()
         self.progress: bytes | None = None
         self.fit = True  # whether the child may run another job
         self.unfit = ""  # what the job left behind in it, in its own words
         self._means = means
+        self._settler = settler
         self._oversize = claimed.oversize
         self._attempt: Attempt | None = None
-        self._tail = Tail()
+        self._stop: Stop | None = None  # came before the attempt
+        self._recording: Recording | None = None
+        means.heartbeat.hold(means.keys, self.claim.job.id, self.claim.token, None, sent_at, self._lock_lost())
 
     def stop(self, stop: Stop) -> None:
-        """Ask the attempt to end."""
+        """Ask the attempt to end; one that has not begun will not."""
         if self._attempt is not None:
             self._attempt.stop(stop)
+        else:
+            self._stop = self._stop or stop
 
     def kill(self, stop: Stop) -> None:
         """End the attempt at once."""
         if self._attempt is not None:
             self._attempt.kill(stop)
 
-    async def run(self) -> Outcome:
-        """The outcome of this claim; its lock is held and renewed until `settle` or `restore`."""
+    async def run(self, child: ChildProcess) -> Outcome:
+        """The outcome of this claim on that child; its lock is held and renewed until `settle` or `restore`."""
         job, means = self.claim.job, self._means
-        if boottime() >= self.claim.sent_at + means.lease.kill_after_s:
-            return LockLost("the claim's reply came after its lease had passed")
-        means.heartbeat.hold(
-            means.keys, job.id, self.claim.token, self.child.number, self.claim.sent_at, self._lock_lost()
-        )
+        self.child, self.started_at = child, boottime()
+        # Before anything that may end this iteration without a run: the schedule goes on whatever becomes of it.
+        if job.scheduler_id is not None and not await self._keep_schedule():
+            return LockLost("the next iteration of its scheduler could not be added")
+        if self._stop is not None and self._stop.kind == "cancel":
+            return Cancelled(self._stop.text)
         if job.deferred_failure is not None:
             return Deferred(job.deferred_failure)
         if self._oversize is not None:
             return TooLarge("data", self._oversize, means.settings.max_data)
-        if job.scheduler_id is not None and not await self._keep_schedule():
-            return LockLost("the next iteration of its scheduler could not be added")
+        if not means.heartbeat.begin(self.claim.token, child.number):
+            # The lease counts from when the claim was sent, the lock from when Redis ran it: it may well be ours, and
+            # then the job goes back at once. Only its token, proven by the settlement, can tell.
+            return InitFailed("its lease had passed before it could begin")
         self.fit = False  # until it has answered and nothing is on its way to end it
         try:
-            evidence, doomed = await self._run()
+            evidence, doomed = await self._run(child)
             outcome = judge(evidence)
         except ProtocolError as error:  # its name, say, is longer than a frame's head may be
             return Raised(f"the job cannot be handed to a child: {error}", "", permanent=True)
         except Exception as error:  # noqa: BLE001  # whatever Redis or the child said to get here, the job must end by a rule
-            return Crashed(Death(cause=Cause.PROTOCOL, detail=f"{type(error).__name__}: {error}", pid=self.child.pid))
+            return Crashed(Death(cause=Cause.PROTOCOL, detail=f"{type(error).__name__}: {error}", pid=child.pid))
         # A child whose answer broke the protocol may still be in its handler.
         answered = evidence.final is not None and not isinstance(outcome, Crashed)
-        self.fit = self.child.alive and answered and not doomed
+        self.fit = child.alive and answered and not doomed
         self.unfit = evidence.final.head.get("unfit", "") if evidence.final is not None else ""
+        if self.fit:  # else it may still be running and is being killed: the lease stays until it is dead
+            means.heartbeat.release(self.claim.token)
         return outcome
 
-    async def settle(self, outcome: Outcome, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
-        """Decide and write, holding the lock until Redis has answered; claims the next in the same call if asked."""
+    async def settle(self, outcome: Outcome) -> str:
+        """Decide and write, holding the lock until Redis has answered; its word."""
         settlement = decide(self.claim.job, outcome, self._means.settings, self._means.rng)
-        if self.fit:  # else its child may still be running and is being killed: the lease stays until it is dead
-            self._means.heartbeat.release(self.claim.token)
         if settlement is None:
             self._settled(outcome, None, "lost")
-            return "lost", None
+            return "lost"
         await self._keep_output(outcome)
-        word, claimed = await self._write(settlement, then)
+        word = await self._write(settlement)
         if word in ("pending-children", "failed-children", "nothing-to-wait-for"):
-            return await self._settle_family(word, then)
+            return await self._settle_family(word)
         if word == "cancel-requested":
-            return await self.settle(Cancelled(await self._cancel_reason()), then)
-        self._means.heartbeat.drop(self.claim.token)
+            return await self.settle(Cancelled(await self._cancel_reason()))
         self._settled(outcome, settlement, word)
-        return word, claimed
+        return word
 
     async def restore(self) -> None:
         """A lost lock, the child dead: put the job back uncharged, unless somebody else has taken care of it."""
@@ -148,34 +158,30 @@ class Assignment:
                 return
             await asyncio.sleep(means.lease.fence_after_s)  # the lock we lost sight of has to run out first
 
-    async def _run(self) -> tuple[Evidence, bool]:
+    async def _run(self, child: ChildProcess) -> tuple[Evidence, bool]:
         job, means = self.claim.job, self._means
-        nonce = secrets.randbits(64)
-        relay = Relay(means.store, means.keys, self.claim, self.child, means.settings, self._hear, self._broken)
-        self._attempt = attempt = Attempt(job, nonce, self.child, means.settings, relay.push, means.supervisor_id)
+        relay = Relay(means.store, means.keys, self.claim, child, means.settings, self._hear, self._broken)
+        nonce, signed = means.rng.getrandbits(64), means.supervisor_id
+        self._attempt = attempt = Attempt(job, nonce, child, means.settings, relay.push, signed, means.oom)
         number = job.attempts_made + 1
-        means.publish(Started(queue=means.keys.queue, job_id=job.id, name=job.name, attempt=number, pid=self.child.pid))
-        with self._captured(number):
+        means.publish(Started(queue=means.keys.queue, job_id=job.id, name=job.name, attempt=number, pid=child.pid))
+        recording = self._recording = Recording(self._emit, self._open_file(child, number))
+        child.output.hear(recording.feed, sure=True)  # between jobs the loop has had the time
+        try:
             evidence = await attempt.run()
+        finally:
+            # The loop saw socket and pipes at one moment, after the last frame and all output before it were written.
+            child.output.hear(None, sure=child.spoke_once and child.alive)
+            recording.end()
         await relay.flush(means.lease.lock_s)
         return evidence, attempt.doomed
 
-    @contextlib.contextmanager
-    def _captured(self, number: int) -> Iterator[None]:
-        """While this lasts, what the child writes is this job's: told, kept for its log, and written to its file."""
-        job, settings = self.claim.job, self._means.settings
-        capture = Capture(self._emit)
-        feeds: list[Callable[[str, bytes], None]] = [capture.feed, self._tail.feed]
-        with contextlib.ExitStack() as ends:
-            if settings.output_dir:
-                title = f"attempt {number}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, pid {self.child.pid}"
-                file = JobFile(file_of(settings.output_dir, self._means.keys.queue, job.id), title, self._output_lost)
-                feeds.append(file.feed)
-                ends.callback(file.close)
-            ends.callback(capture.end)
-            ends.callback(self.child.output.hear, None)
-            self.child.output.hear(partial(_each, feeds))
-            yield
+    def _open_file(self, child: ChildProcess, number: int) -> JobFile | None:
+        folder, job = self._means.settings.output_dir, self.claim.job
+        if not folder:
+            return None
+        title = f"attempt {number}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, pid {child.pid}"
+        return JobFile(file_of(folder, self._means.keys.queue, job.id), title, self._output_lost)
 
     async def _keep_output(self, outcome: Outcome) -> None:
         """Put the end of the output into the job's log, while the lock still proves that we may."""
@@ -183,9 +189,8 @@ class Assignment:
         wanted = means.settings.keep_output
         if wanted == "never" or (wanted == "failed" and not isinstance(outcome, UNFINISHED)):
             return
-        if not (lines := self._tail.lines()):
+        if self._recording is None or not (lines := self._recording.lines()):
             return
-        self._tail = Tail()
         keep = job.opts.get("kl")
         try:
             await means.store.run(
@@ -199,39 +204,34 @@ class Assignment:
         means = self._means
         try:
             owed = work.iterate(means.keys, self.claim.job, self.claim.token)
-            if owed is not None:
-                await means.store.run(owed)
+            if owed is not None and await means.store.run(owed) == "taken":
+                why = "all its next times have jobs already, so it ends here; upsert it again"
+                means.publish(StoreTrouble(doing=f"next iteration of {self.claim.job.scheduler_id}", why=why))
         except SandqError as error:
             means.publish(StoreTrouble(doing=f"next iteration of {self.claim.job.scheduler_id}", why=str(error)))
             # A pattern that nobody can read ends its schedule; this iteration is still owed.
             return isinstance(error, QueueError)
         return True
 
-    async def _write(self, settlement: Settlement, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
+    async def _write(self, settlement: Settlement) -> str:
         means, deadline = self._means, boottime() + SETTLE_LIMIT_S
         job_id, token = self.claim.job.id, self.claim.token
-        call = work.settle(means.keys, job_id, token, settlement, means.settings, next_claim=then)
         while True:
             try:
-                settled = await means.store.run(call)
+                return await self._settler.settle(job_id, token, settlement)
             except SandqError as error:
                 means.publish(StoreTrouble(doing=f"settle {job_id}", why=str(error)))
                 if boottime() > deadline or token not in means.heartbeat.leases():
-                    return "lost", None
+                    return "lost"
                 await asyncio.sleep(SETTLE_PAUSE_S * means.rng.uniform(0.5, 1.0))
-            else:
-                return settled.word, settled.claimed
 
-    async def _settle_family(self, word: str, then: work.NextClaim | None) -> tuple[str, work.Claimed | None]:
+    async def _settle_family(self, word: str) -> str:
         """Redis knows more of the children than the handler did: what it reported cannot stand."""
         if word == "nothing-to-wait-for":  # the last child ended meanwhile: run again at once
-            settlement = Settlement(to=Place.WAIT, front=True, spends_attempt=False)
-            word, claimed = await self._write(settlement, then)
-            self._means.heartbeat.drop(self.claim.token)
-            return word, claimed
+            return await self._write(Settlement(to=Place.WAIT, front=True, spends_attempt=False))
         why = "some of its children failed" if word == "failed-children" else "some of its children have not ended"
         text = f"the handler returned, but {why}; call job.wait_for_children() before the end"
-        return await self.settle(Raised(text, "", permanent=True), then)
+        return await self.settle(Raised(text, "", permanent=True))
 
     async def _cancel_reason(self) -> str:
         """Why somebody asked for the end of this job, when its attempt ended before we had read the request."""
@@ -243,6 +243,8 @@ class Assignment:
         return requests.get(job_id, "")
 
     def _settled(self, outcome: Outcome, settlement: Settlement | None, word: str) -> None:
+        if self._attempt is None and isinstance(outcome, InitFailed):
+            return  # it went back as it was: nobody was told that it had started
         job = self.claim.job
         reason = settlement.reason if settlement is not None else getattr(outcome, "why", "")
         self._means.publish(
@@ -281,8 +283,3 @@ class Assignment:
 
     def _output_lost(self, why: str) -> None:
         self._means.publish(OutputLost(queue=self._means.keys.queue, job_id=self.claim.job.id, why=why))
-
-
-def _each(feeds: Sequence[Callable[[str, bytes], None]], stream: str, data: bytes) -> None:
-    for feed in feeds:
-        feed(stream, data)

@@ -14,14 +14,15 @@ from sandq.config import QueueSettings
 from sandq.job import Job
 from sandq.outcome import Cause, Death
 from sandq.protocol import FINAL, MAX_LOG_LINE, Frame, Kind
-from sandq.supervisor import oom
+from sandq.supervisor.oom import Watch
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.units import show_duration
-from sandq.verdict import Evidence, Stop
+from sandq.verdict import Evidence, Stop, is_json
 
 HOST = socket.gethostname()
 STACK_WAIT_S = 1.0  # a child on a busy machine may take this long until its signal handler runs
 STACK_LOOK_S = 0.01
+SHORT_RESULT = 4 << 10  # bytes that may be looked at twice
 # What faulthandler writes: it tells a stack dump from whatever else is on stderr.
 _STACK = re.compile(r"^(?:Fatal Python error.*|Current thread 0x|Thread 0x)", re.MULTILINE)
 
@@ -36,9 +37,10 @@ class Attempt:
     settings: QueueSettings
     relay: Callable[[Frame], None]
     supervisor: str
+    oom: Watch
     started_at: float = 0.0
     doomed: bool = False  # the child was sent a signal that ends it, even if it still answered
-    _oom_kills: oom.Reading | None = None
+    _heard: bool = False  # it said something about this attempt: it has begun
     _stop: Stop | None = None
     _ladder: asyncio.Task[None] | None = None
     _ended: asyncio.Future[Frame | Exit] | None = None
@@ -47,7 +49,7 @@ class Attempt:
         """Hand the job over and wait for its end: a final frame or the death of the child, whichever is first."""
         child = self.child
         self.started_at = boottime()
-        self._oom_kills = oom.kills()
+        self.oom.look(self.started_at)
         self._ended = asyncio.get_running_loop().create_future()
         child.on_frame = self._receive
         child.on_broken = self._broken
@@ -55,7 +57,7 @@ class Attempt:
         child.jobs += 1
         child.output.forget()
         child.resume_reading()
-        child.send(self._run_frame())
+        child.send(run_frame(self.job, self.settings, self.nonce))
         clock = self._start_clock()
         try:
             end = await self._ended
@@ -129,26 +131,10 @@ class Attempt:
         own_ms = self.job.limit("timeout")
         return self.settings.timeout_s if own_ms is None else own_ms / 1000
 
-    def _run_frame(self) -> Frame:
-        job = self.job
-        head = {
-            "id": job.id,
-            "name": job.name,
-            "attempt": job.attempts_made + 1,
-            "crashes": job.crashes,
-            "fence": job.fence,
-            "parent": job.parent_key,
-            "timestamp": job.timestamp,
-            "max_result": self.settings.max_result,
-            "max_data": self.settings.max_data,
-            "may_leave": self.settings.may_leave,
-            "cpu_s": limits.cpu_s if (limits := self.settings.limits) is not None else None,
-        }
-        return Frame(Kind.RUN, self.nonce, head, job.data_json)
-
     def _receive(self, frame: Frame) -> None:
         if frame.nonce != self.nonce or self._ended is None or self._ended.done():
             return  # about an earlier attempt, or after the end of this one
+        self._heard = True
         if frame.kind in FINAL:
             self._ended.set_result(frame)
         elif frame.kind in (Kind.READY, Kind.BROKEN):
@@ -167,15 +153,29 @@ class Attempt:
         exit_ = end if isinstance(end, Exit) else None
         return Evidence(
             final=end if isinstance(end, Frame) else None,
-            death=self._certificate(exit_),
+            death=None if self._went_well(end) else self._certificate(exit_),
             exit_code=exit_.exit_code if exit_ else None,
             signal=exit_.signal if exit_ else None,
             killed_by=exit_.why if exit_ else "",
-            launcher_died=exit_ is not None and exit_.status is None,
-            oom_kills=oom.kills_since(self._oom_kills) if exit_ is not None and exit_.signal == "SIGKILL" else 0,
+            unseen=str(exit_) if exit_ is not None and exit_.status is None else "",
+            begun=exit_ is None or self._has_begun(),
+            oom_kills=self.oom.recent() if exit_ is not None and exit_.signal == "SIGKILL" else 0,
             stop=self._stop,
             max_result=self.settings.max_result,
         )
+
+    def _has_begun(self) -> bool:
+        """Whether the job's frame was read. The kernel tells when a socket is closed with something unread in it.
+
+        Whatever else we send comes after that frame and could be what was left: only silence on both sides proves it.
+        """
+        return self._heard or self._stop is not None or not self.child.left_unread
+
+    def _went_well(self, end: Frame | Exit) -> bool:
+        """Nothing will have to be explained: making a certificate costs as much as all else for a short job."""
+        if not isinstance(end, Frame) or end.kind is not Kind.DONE or self._stop is not None:
+            return False
+        return len(end.body) <= SHORT_RESULT and is_json(end.body)
 
     def _certificate(self, exit_: Exit | None) -> Death:
         """What is known of the child now; who reads the evidence fills in the cause."""
@@ -198,3 +198,21 @@ class Attempt:
             crashes=self.job.crashes,
             interruptions=self.job.interruptions,
         )
+
+
+def run_frame(job: Job, settings: QueueSettings, nonce: int) -> Frame:
+    """What a child is told of the job that it is to run."""
+    head = {
+        "id": job.id,
+        "name": job.name,
+        "attempt": job.attempts_made + 1,
+        "crashes": job.crashes,
+        "fence": job.fence,
+        "parent": job.parent_key,
+        "timestamp": job.timestamp,
+        "max_result": settings.max_result,
+        "max_data": settings.max_data,
+        "may_leave": settings.may_leave,
+        "cpu_s": limits.cpu_s if (limits := settings.limits) is not None else None,
+    }
+    return Frame(Kind.RUN, nonce, head, job.data_json)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildReady:
+class ChildReady(Struct, frozen=True, kw_only=True):
     """A child loaded its processor and can take a job."""
 
     queue: str
@@ -15,8 +15,7 @@ class ChildReady:
     load_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildDied:
+class ChildDied(Struct, frozen=True, kw_only=True):
     """A child's process ended, expected or not."""
 
     queue: str
@@ -24,8 +23,7 @@ class ChildDied:
     how: str  # "exit 0", "SIGKILL", "unknown (launcher died)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recycled:
+class Recycled(Struct, frozen=True, kw_only=True):
     """A child runs no further job and leaves; another takes its place."""
 
     queue: str
@@ -33,8 +31,7 @@ class Recycled:
     reason: str  # "has run 100 jobs", "left 1 thread running: ..."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(Struct, frozen=True, kw_only=True):
     """A claimed job was handed to a child."""
 
     queue: str
@@ -44,8 +41,7 @@ class Started:
     pid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progressed:
+class Progressed(Struct, frozen=True, kw_only=True):
     """A handler reported progress."""
 
     queue: str
@@ -53,8 +49,7 @@ class Progressed:
     progress_json: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(Struct, frozen=True, kw_only=True):
     """An attempt ended and Redis answered: `outcome` is the Outcome's class name, `to` where the job went."""
 
     queue: str
@@ -67,16 +62,14 @@ class Settled:
     wall_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recovered:
+class Recovered(Struct, frozen=True, kw_only=True):
     """The stalled check put back jobs whose supervisor vanished."""
 
     queue: str
     job_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessorBroken:
+class ProcessorBroken(Struct, frozen=True, kw_only=True):
     """A processor could not load; its queue pauses here and tries again."""
 
     queue: str
@@ -84,31 +77,27 @@ class ProcessorBroken:
     retry_in_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreTrouble:
+class StoreTrouble(Struct, frozen=True, kw_only=True):
     """Redis did not answer, or refused; what was being done goes on by itself."""
 
     doing: str
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LauncherDied:
+class LauncherDied(Struct, frozen=True, kw_only=True):
     """The launcher ended; its children are dead with it, and a new one is being started."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopping:
+class Stopping(Struct, frozen=True, kw_only=True):
     """The supervisor was told to stop, claims nothing more, and lets running jobs end within `limit_s`."""
 
     running: int
     limit_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(Struct, frozen=True, kw_only=True):
     """One line that a child wrote to its stdout or stderr, or logged with `job.log`."""
 
     queue: str
@@ -118,8 +107,7 @@ class Output:
     level: str = ""  # of a `logging` record or a `job.log`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputLost:
+class OutputLost(Struct, frozen=True, kw_only=True):
     """The file of a job's output cannot be written; the job does not notice."""
 
     queue: str

@@ -30,11 +30,11 @@ Renew = Callable[[QueueKeys, list[tuple[str, str]]], frozenset[str]]  # -> ids w
 class _Held:
     keys: QueueKeys
     job_id: str
-    child: int
+    child: int | None
     deadline: float  # boottime at which the child must be dead
     on_lost: Callable[[str], None]
     lost: bool = False
-    idle: bool = False  # its handler has ended: nothing runs that would have to be fenced
+    idle: bool = False  # its handler has not begun, or has ended: nothing runs that would have to be fenced
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +88,38 @@ class Heartbeat:
             old.close()
 
     def hold(
-        self, keys: QueueKeys, job_id: str, token: str, child: int, sent_at: float, on_lost: Callable[[str], None]
+        self,
+        keys: QueueKeys,
+        job_id: str,
+        token: str,
+        child: int | None,
+        sent_at: float,
+        on_lost: Callable[[str], None],
     ) -> None:
-        """Renew this lock from now on. `on_lost(why)` is called from this thread, once, should it be lost."""
+        """Renew this lock from now on. `on_lost(why)` is called from this thread, once, should it be lost.
+
+        `child` None: no child has the job yet, see `begin`.
+        """
         deadline = sent_at + self._lease.kill_after_s
         with self._guard:
-            self._held[token] = _Held(keys, job_id, child, deadline, on_lost)
+            self._held[token] = _Held(keys, job_id, None, deadline, on_lost, idle=True)
+        if child is not None:
+            self.begin(token, child)
+
+    def begin(self, token: str, child: int) -> bool:
+        """The child is about to get the job; False when its lock is lost, or may be by now: then nothing may begin."""
         now = boottime()
-        if now - sent_at > self._lease.renew_try_s:
-            # The last pulse may be so much younger than this claim that it would fence the child too late: the lease
+        with self._guard:
+            held = self._held.get(token)
+            if held is None or held.lost or held.deadline <= now:
+                return False
+            held.child, held.idle = child, False
+            confirmed_at = held.deadline - self._lease.kill_after_s
+        if now - confirmed_at > self._lease.renew_try_s:
+            # The last pulse may be so much younger than this lease that it would fence the child too late: the lease
             # has to be at the launcher before the job is at the child.
             self._write_leases(now)
+        return True
 
     def release(self, token: str) -> None:
         """The handler has ended and its outcome is being written: renew the lock, but let its child be.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -13,10 +13,12 @@ from sandq.outcome import Completed, InitFailed, LockLost, Outcome
 from sandq.store import work
 from sandq.store.connections import Marker
 from sandq.supervisor import memory
+from sandq.supervisor.ahead import Ahead, may_claim_ahead
 from sandq.supervisor.assignment import Assignment, Means
 from sandq.supervisor.facts import Recovered, StoreTrouble
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.process import ChildProcess
+from sandq.supervisor.settler import Settler
 from sandq.verdict import Stop
 
 IDLE_WAIT_S = 5.0  # a marker that got lost costs at most this long
@@ -47,7 +49,9 @@ class Lane:
         self._worker = worker
         self._burst = burst
         self._on_end = on_end
-        self._claims = itertools.count(1)
+        self._settler = Settler(means.store, means.keys, means.settings, self._wanted, self._arrived)
+        self._ahead = Ahead(self._put_back)
+        self._reserved: list[ChildProcess] = []  # for the jobs that the settler's call under way may bring
         self._slots: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
         self._sleeping: asyncio.Task[bool] | None = None
@@ -67,6 +71,11 @@ class Lane:
     async def _serve(self) -> None:
         """Claim while a child is ready; sleep on the marker when there is nothing to claim."""
         while self._accepting:
+            if (writing := self._settler.writing) is not None:  # it claims as well, in the same call
+                await asyncio.wait([writing])
+                continue
+            while self._ahead.held and (child := self._borrow_one()) is not None:
+                self._release(child)
             children = self._borrow()
             if not children:
                 self._note_broken()
@@ -80,12 +89,14 @@ class Lane:
     def stop_claiming(self) -> None:
         """What runs goes on; nothing new begins. A claim under way is not cut short: it may hold jobs already."""
         self._accepting = False
+        self._ahead.empty()
         self._free.set()
         if self._sleeping is not None:
             self._sleeping.cancel()
 
     async def close(self) -> None:
         """Nothing is left to wait for: end what still runs, and with it what it holds."""
+        self._settler.close()
         tasks = [task for task in (self._serving, self._sleeping, *self._slots) if task is not None]
         for task in tasks:
             task.cancel()
@@ -93,37 +104,79 @@ class Lane:
 
     async def ended(self, limit_s: float) -> None:
         """Wait until all running jobs are settled, at most `limit_s`."""
-        tasks = {*self._slots, *([self._serving] if self._serving is not None else [])}
-        if tasks:
-            await asyncio.wait(tasks, timeout=max(0.0, limit_s))
+        deadline = boottime() + limit_s
+        while (left_s := deadline - boottime()) > 0:
+            tasks = [task for task in (self._serving, *self._slots) if task is not None and not task.done()]
+            if not tasks:
+                return
+            await asyncio.wait(tasks, timeout=left_s)
+
+    # -- claiming ------------------------------------------------------------------------------------------------------
+
+    def _borrow_one(self) -> ChildProcess | None:
+        return self.pool.take() if self.pool.busy < self._means.settings.concurrency else None
 
     def _borrow(self) -> list[ChildProcess]:
-        room = self._means.settings.concurrency - len(self._slots)
-        children = (self.pool.take() for _ in range(room))
-        return list(itertools.takewhile(lambda child: child is not None, children))  # type: ignore[arg-type]
+        return list(iter(self._borrow_one, None))
 
     async def _claim(self, children: list[ChildProcess]) -> float:
         """Claim a job for each child and start them; how long to wait before the next claim."""
-        sent_at = boottime()
+        claimed, sent_at = None, boottime()
         self._claiming = True
         try:
             claimed = await self._means.store.run(work.claim(self._means.keys, self._next(len(children))))
         except SandqError as error:
             self._means.publish(StoreTrouble(doing=f"claim from {self._means.keys.queue}", why=str(error)))
-            claimed = None
         finally:
             self._claiming = False
-        jobs = claimed.jobs if claimed is not None else ()
-        for child, job in zip(children, jobs, strict=False):
-            self._begin(self._slot(Assignment(self._means, job, sent_at, child)))
-        for child in children[len(jobs) :]:
-            self.pool.put_back(child)
+            self._assign(claimed, sent_at, children)
         if claimed is None:
             return PAUSE_S * self._means.rng.uniform(0.5, 1.5)
-        if jobs:
+        if claimed.jobs:
             return 0.0
         await self._look_for_the_end(claimed)
         return min(DUE_WAIT_S, claimed.wait_ms / 1000) if claimed.wait_ms is not None else IDLE_WAIT_S
+
+    def _wanted(self) -> work.NextClaim | None:
+        """What a settlement about to be sent should claim."""
+        if not self._accepting or self._claiming:
+            return None
+        self._reserved = self._borrow()
+        wanted = self._next(len(self._reserved))
+        return wanted if wanted.tokens else None
+
+    def _arrived(self, claimed: work.Claimed | None, sent_at: float) -> None:
+        children, self._reserved = self._reserved, []
+        self._assign(claimed, sent_at, children)
+
+    def _assign(self, claimed: work.Claimed | None, sent_at: float, children: list[ChildProcess]) -> None:
+        """Begin the jobs on these children and any that came free meanwhile; hold the rest until one does."""
+        self._ahead.claimed(boottime() - sent_at)
+        free = deque(children)
+        for taken in claimed.jobs if claimed is not None else ():
+            assignment = Assignment(self._means, self._settler, taken, sent_at)
+            child = free.popleft() if free else self._borrow_one()
+            if child is not None:
+                self._begin(self._work(assignment, child))
+            else:
+                self._ahead.hold(assignment)
+        for child in free:
+            self.pool.put_back(child)
+
+    def _next(self, count: int) -> work.NextClaim:
+        """The terms of a claim, with a fresh token for each job it may bring: for `count` children, and ahead."""
+        settings, number = self._means.settings, next(self._means.claims)
+        ahead = self._ahead.room(self.pool.going_on) if may_claim_ahead(settings) else 0
+        return work.NextClaim(
+            tokens=tuple(f"{self._means.supervisor_id}:{number}:{index}" for index in range(count + ahead)),
+            at_once=count,
+            lease=self._means.lease,
+            worker_name=self._worker,
+            max_data=settings.max_data,
+            limiter_max=settings.limiter_max,
+            # Without a limiter of our own nothing may stand in for the duration that the queue's owner set.
+            limiter_ms=None if settings.limiter_max is None else int(settings.limiter_duration_s * 1000),
+        )
 
     async def _sleep(self, wait_s: float) -> None:
         self._sleeping = asyncio.get_running_loop().create_task(self._marker.wait(wait_s))
@@ -136,18 +189,7 @@ class Lane:
             self._means.publish(StoreTrouble(doing=f"wait for jobs of {self._means.keys.queue}", why=str(error)))
             await asyncio.sleep(PAUSE_S)
 
-    def _next(self, count: int) -> work.NextClaim:
-        """The terms of a claim, with a fresh token for each job it may bring."""
-        settings, number = self._means.settings, next(self._claims)
-        return work.NextClaim(
-            tokens=tuple(f"{self._means.supervisor_id}:{number}:{index}" for index in range(count)),
-            lease=self._means.lease,
-            worker_name=self._worker,
-            max_data=settings.max_data,
-            limiter_max=settings.limiter_max,
-            # Without a limiter of our own nothing may stand in for the duration that the queue's owner set.
-            limiter_ms=None if settings.limiter_max is None else int(settings.limiter_duration_s * 1000),
-        )
+    # -- one job -------------------------------------------------------------------------------------------------------
 
     def _begin(self, slot: Coroutine[Any, Any, None]) -> None:
         self.quiet.clear()
@@ -167,45 +209,56 @@ class Lane:
         if task is self._serving:
             self._on_end(why)
 
-    async def _slot(self, assignment: Assignment | None) -> None:
-        """One job after the other, each settlement bringing the next, until there is none."""
-        while assignment is not None:
-            assignment = await self._work(assignment)
-        if self._burst and len(self._slots) == 1:
-            await self._look_for_the_end(None)
-
-    async def _work(self, assignment: Assignment) -> Assignment | None:
-        """Run, decide, settle; the next assignment if the settlement brought one."""
+    async def _work(self, assignment: Assignment, child: ChildProcess) -> None:
+        """Run, decide, settle. The child goes on to its next job while this one's outcome is being written."""
         token = assignment.claim.token
         self.running[token] = assignment
-        child: ChildProcess | None = assignment.child
+        held: ChildProcess | None = child
         try:
-            self.pool.begins(assignment.child)
+            self.pool.begins(child)
             # A claim that came while we stopped, or while its child died, goes back as it was.
-            begins = self._accepting and assignment.child.alive
-            outcome = await assignment.run() if begins else NOT_BEGUN
-            child = await self._successor(assignment, outcome)
-            sent_at = boottime()
-            then = self._next(1) if child is not None and self._accepting else None
-            word, claimed = await assignment.settle(outcome, then)
+            begins = self._accepting and child.alive
+            outcome: Outcome = NOT_BEGUN
+            if begins:
+                outcome = await assignment.run(child)
+                self._ahead.ran(boottime() - assignment.started_at)
+            held = await self._successor(assignment, child, outcome)
+            free, held = held, None
+            if free is not None:
+                self._release(free)
+            await self._finish(assignment, outcome)
         except BaseException:
-            if child is not None:
-                self.pool.discard(child)
-            raise
-        finally:
-            del self.running[token]
+            if held is not None:
+                self.pool.discard(held)
             self._means.heartbeat.drop(token)
-        if claimed is not None and claimed.jobs and child is not None:
-            return Assignment(self._means, claimed.jobs[0], sent_at, child)
-        if child is not None:
-            self.pool.put_back(child)
+            self.running.pop(token, None)
+            raise
+
+    async def _finish(self, assignment: Assignment, outcome: Outcome) -> None:
+        try:
+            word = await assignment.settle(outcome)
+        finally:
+            self.running.pop(assignment.claim.token, None)
+            self._means.heartbeat.drop(assignment.claim.token)
         if isinstance(outcome, LockLost) or word == "lost":
             await assignment.restore()
-        return None
+        if self._burst and not self.running:
+            await self._look_for_the_end(None)
 
-    async def _successor(self, assignment: Assignment, outcome: Outcome) -> ChildProcess | None:
+    def _release(self, child: ChildProcess) -> None:
+        """The child has nothing to do: it begins the job that waits for one, if there is any."""
+        assignment = self._ahead.next()
+        if assignment is not None and self._accepting:
+            self._begin(self._work(assignment, child))
+        else:
+            self.pool.put_back(child)
+
+    def _put_back(self, assignment: Assignment) -> None:
+        """A job held for a child that did not come free goes back as it was."""
+        self._begin(self._finish(assignment, NOT_BEGUN))
+
+    async def _successor(self, assignment: Assignment, child: ChildProcess, outcome: Outcome) -> ChildProcess | None:
         """The child for the next job: the same one if it is fit, else a warm spare."""
-        child = assignment.child
         spent = not assignment.fit or not child.alive
         may_run_on = assignment.unfit and not isinstance(outcome, Completed)
         if spent or may_run_on:
@@ -244,7 +297,8 @@ class Lane:
         means = self._means
         while True:
             await asyncio.sleep(every_s)
-            held = {assignment.claim.job.id: token for token, assignment in self.running.items()}
+            ours = {run.claim.token: run for run in (*self.running.values(), *self._ahead.held)}
+            held = {run.claim.job.id: token for token, run in ours.items()}
             if not held:
                 continue
             try:
@@ -253,8 +307,7 @@ class Lane:
                 means.publish(StoreTrouble(doing=f"read cancel requests of {means.keys.queue}", why=str(error)))
                 continue
             for job_id, reason in requests.items():
-                if (assignment := self.running.get(held[job_id])) is not None:
-                    assignment.stop(Stop("cancel", reason))
+                ours[held[job_id]].stop(Stop("cancel", reason))
 
     async def _watch_memory(self) -> None:
         """Kill what outgrows its limit: a job over it does not stop growing for being asked nicely."""
@@ -267,9 +320,10 @@ class Lane:
             }
             if not limits:
                 continue
-            used = await asyncio.to_thread(memory.tree_rss, [run.child.pid for run in limits])
-            for run, limit in limits.items():
-                stop = memory.over(used[run.child.pid], limit)
+            pids = {run: run.child.pid for run in limits if run.child is not None}
+            used = await asyncio.to_thread(memory.tree_rss, pids.values())
+            for run, pid in pids.items():
+                stop = memory.over(used[pid], limits[run])
                 if stop is not None and run.claim.token in self.running:
                     run.stop(stop)
 
@@ -281,7 +335,7 @@ class Lane:
             left = await self._means.store.run(work.has_backlog(self._means.keys))
         except SandqError:
             left = True  # nobody knows; the next empty claim looks again
-        if left or self._claiming or self.running:
+        if left or self._claiming or self.running or self._slots or self._ahead.held:
             self.quiet.clear()
             return True
         return False

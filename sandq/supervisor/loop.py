@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from sandq.store.executors import AsyncExecutor, SyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.store.script import load_all
 from sandq.store.urls import redact
-from sandq.supervisor import isolation
+from sandq.supervisor import isolation, oom
 from sandq.supervisor.assignment import Means
 from sandq.supervisor.facts import Fact, LauncherDied, Listener, Stopping, StoreTrouble
 from sandq.supervisor.fleet import Fleet
@@ -67,6 +68,8 @@ class Supervisor:
         self._redis = redis or self._settings.redis or None
         self._plans = {QueueKeys(name, self._settings.prefix): _plan(source) for name, source in queues.items()}
         self._tally = Tally()
+        self._oom = oom.Watch()
+        self._claims = itertools.count(1)
         self._listeners = [self._tally.hear, *listeners]
         self._burst = burst
         self.id = secrets.token_hex(8)
@@ -260,6 +263,8 @@ class Supervisor:
             heartbeat=self._heartbeat,
             publish=self._publish,
             rng=random.Random(secrets.randbits(64)),  # noqa: S311  # jitter, not secrets
+            oom=self._oom,
+            claims=self._claims,
         )
         # The pool wakes the lane and the lane borrows from the pool; the lane is there before any child is ready.
         pool = Pool(keys.queue, processor, settings, self._fleet, self._publish, partial(self._wake, keys.queue))

@@ -29,6 +29,7 @@ class Pipes:
         self._rate = RATE
         self._bucket = Bucket(RATE)
         self._rest: asyncio.TimerHandle | None = None  # runs while nothing is read
+        self._behind: set[str] = set()  # of these more may be there than was read
         self._stderr = bytearray()
         for fd in self._fds.values():
             os.set_blocking(fd, False)
@@ -48,9 +49,14 @@ class Pipes:
         self._rate = rate
         self._bucket = Bucket(rate)
 
-    def hear(self, listener: Feed | None) -> None:
-        """A job begins, or None: it is over. What was written before this moment still goes to whoever listened."""
-        self._drain()
+    def hear(self, listener: Feed | None, *, sure: bool = False) -> None:
+        """A job begins, or None: it is over. What was written before this moment still goes to whoever listened.
+
+        `sure`: the loop has read it already, so the pipes need not be looked at. That costs a short job more than all
+        else that is done here for it.
+        """
+        if not sure or self._behind or self._rest is not None:
+            self._drain()
         self._listener = listener
         if listener is not None:  # a job does not wait for what the one before it wrote
             self._bucket = Bucket(self._rate)
@@ -101,7 +107,12 @@ class Pipes:
         try:
             data = os.read(self._fds[stream], _PIPE)
         except (BlockingIOError, InterruptedError):
+            self._behind.discard(stream)
             return False
+        if len(data) < _PIPE:
+            self._behind.discard(stream)
+        else:
+            self._behind.add(stream)
         if not data:
             self._loop.remove_reader(self._open.pop(stream))
             return False

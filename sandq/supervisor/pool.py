@@ -14,7 +14,7 @@ from sandq.supervisor.facts import ChildDied, ChildReady, Listener, ProcessorBro
 from sandq.supervisor.fleet import Fleet, SpawnFailed
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.supervisor.processor import Processor
-from sandq.supervisor.recycle import Service, due, looks_every_s, rss_of
+from sandq.supervisor.recycle import Service, due, looks_every_s, recycles, rss_of
 from sandq.supervisor.source import answer_to_load, source_of, why_broken
 
 FIRST_BACKOFF_S = 1.0
@@ -57,6 +57,7 @@ class Pool:
         self._processor = processor
         self._settings = settings
         self._source = source_of(queue, processor, settings, fleet, publish)
+        self._recycling = recycles(settings)
         self._publish = publish
         self._on_change = on_change
         self._ready: deque[ChildProcess] = deque()
@@ -88,6 +89,11 @@ class Pool:
     def busy(self) -> int:
         """Children that run a job."""
         return len(self._busy)
+
+    @property
+    def going_on(self) -> int:
+        """Those of them that will take another job after it."""
+        return len(self._busy - self._retiring)
 
     @property
     def retry_in_s(self) -> float | None:
@@ -236,6 +242,8 @@ class Pool:
         return self._settings.concurrency + self._settings.spares
 
     def _due(self, child: ChildProcess, *, jobs: int | None = None, rss: int = 0, unfit: str = "") -> str | None:
+        if not (unfit or self._recycling):
+            return None
         now = boottime()
         service = Service(
             started_at=child.started_at,

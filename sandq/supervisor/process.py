@@ -17,6 +17,7 @@ from sandq.protocol import Decoder, Frame, encode
 from sandq.supervisor.pipes import Pipes
 
 REAPED_WAIT_S = 1.0  # after death, the launcher's report (status, rusage) is waited for this long
+UNREPORTED = "unreported"
 EOF_WAIT_S = 0.25
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BY_SIGNAL = 128
@@ -50,7 +51,7 @@ class Exit:
 
     def __str__(self) -> str:
         if self.status is None:
-            return "unknown (launcher died)"
+            return "unknown (launcher did not report it)" if self.why == UNREPORTED else "unknown (launcher died)"
         return self.signal or f"exit {self.exit_code}"
 
 
@@ -85,6 +86,8 @@ class ChildProcess:
         self._unsent = bytearray()
         self._exit: Exit | None = None
         self._dead = False
+        self.spoke_once = False  # the last read brought one frame and nothing else
+        self.left_unread = False  # it ended, or closed its channel, without having read all that we sent
         self._reader_on = False
         self.resume_reading()
         self._loop.add_reader(self._pidfd, self._on_death)
@@ -161,13 +164,18 @@ class ChildProcess:
         if self._dead:
             self._conclude()
 
+    def _unreported(self) -> None:
+        if self._exit is None:
+            self.reaped(Exit(None, why=UNREPORTED))
+
     def _read_frames(self) -> bool:
         """One read; whether there may be more."""
         try:
             data = self._socket.recv(_CHUNK) if self._worker_fd is not None else self._first_words()
         except (BlockingIOError, InterruptedError):
             return False
-        except OSError:
+        except OSError as error:
+            self.left_unread = isinstance(error, ConnectionResetError)
             data = b""
         if not data:
             self.pause_reading()
@@ -180,6 +188,7 @@ class ChildProcess:
             self.pause_reading()
             self.on_broken(str(error))
             return False
+        self.spoke_once = len(frames) == 1
         for frame in frames:
             self.on_frame(frame)
         return True
@@ -226,7 +235,7 @@ class ChildProcess:
         if self._exit is not None:
             self._conclude()
         else:
-            self._loop.call_later(REAPED_WAIT_S, self.launcher_died)
+            self._loop.call_later(REAPED_WAIT_S, self._unreported)
 
     def _conclude(self) -> None:
         if self.exited.done():

@@ -38,6 +38,12 @@ def due(service: Service, settings: QueueSettings, now: float) -> str | None:
     return None
 
 
+def recycles(settings: QueueSettings) -> bool:
+    """Whether a child can become due by anything but what a job leaves in it."""
+    bounds = (settings.recycle_after, settings.soft_memory, settings.recycle_age_s, settings.recycle_idle_s)
+    return any(bound is not None for bound in bounds)
+
+
 def looks_every_s(settings: QueueSettings) -> float | None:
     """How often idle children are looked at; None when nothing can become due without a job."""
     spans = [span for span in (settings.recycle_age_s, settings.recycle_idle_s) if span is not None]

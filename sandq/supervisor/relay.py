@@ -109,10 +109,15 @@ class Relay:
                 self._broken(f"a {frame.kind.name} frame has no place in a running job")
 
     async def _ask(self, what: str) -> bytes:
-        if what == "values":
-            return await self._store.run(family.child_values(self._keys, self._claim.job.id))
-        pending = await self._store.run(family.pending_children(self._keys, self._claim.job.id))
-        return str(pending).encode()
+        keys, job_id = self._keys, self._claim.job.id
+        match what:
+            case "values":
+                return await self._store.run(family.child_values(keys, job_id))
+            case "failures":
+                return json.dumps(await self._store.run(family.child_failures(keys, job_id))).encode()
+            case _:
+                pending = await self._store.run(family.pending_children(keys, job_id))
+                return str(pending).encode()
 
     async def _add(self, frame: Frame) -> str:
         """Add a job on the handler's behalf, only where the configuration lets it."""
@@ -120,8 +125,11 @@ class Relay:
         if queue != self._keys.queue and queue not in self._settings.add_to:
             raise SandqError(f"this processor may not add to queue {queue!r}; allow it with add_to = [{queue!r}]")
         keys = QueueKeys(queue, self._keys.prefix)
-        parent = Parent(id=self._claim.job.id, queue=self._keys.base[:-1]) if frame.head["child"] else None
-        new = new_job(frame.head["name"], data_json=frame.body, parent=parent, **frame.head["opts"])
+        opts, parent = dict(frame.head["opts"]), None
+        if frame.head["child"]:
+            rule = opts.pop("on_failure", "wait")
+            parent = Parent(id=self._claim.job.id, queue=self._keys.base[:-1], on_failure=rule)
+        new = new_job(frame.head["name"], data_json=frame.body, parent=parent, **opts)
         [added] = await self._store.run(produce.add(keys, [new]))
         return produce.added_job(keys, new, added).id
 

@@ -18,6 +18,7 @@ from sandq.supervisor import memory
 from sandq.supervisor.attempt import Attempt
 from sandq.supervisor.fleet import Fleet
 from sandq.supervisor.heartbeat import Heartbeat
+from sandq.supervisor.oom import Watch
 from sandq.supervisor.output import Capture
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.process import ChildProcess
@@ -76,7 +77,7 @@ async def run_on(
             error = "this job runs by hand, without Redis; use `sandq supervise` to add jobs or ask for children"
             child.send(Frame(Kind.ANSWER, nonce, {"request": frame.head["request"], "error": error}))
 
-    attempt = Attempt(job, nonce, child, settings, relay, "by hand")
+    attempt = Attempt(job, nonce, child, settings, relay, "by hand", Watch())
     watch = asyncio.create_task(_watch_memory(attempt, settings.memory))
     evidence: Evidence = await attempt.run()
     watch.cancel()

@@ -47,7 +47,7 @@ def _show_run(run: Assignment) -> dict[str, Any]:
     return {
         "id": run.claim.job.id,
         "name": run.claim.job.name,
-        "pid": run.child.pid,
+        "pid": None if run.child is None else run.child.pid,
         "since_s": round(boottime() - run.started_at, 1),
         "progress": None if progress is None else progress[:SHOWN_PROGRESS].decode("utf-8", "ignore"),
     }

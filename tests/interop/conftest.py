@@ -7,34 +7,35 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-from node import Node, NodeQueue, why_not
+from node import why_not
+from peer import PROCESSOR, Peer, PeerQueue
 
 from sandq import Queue, Supervisor
 from sandq.config import Lease, QueueSettings, SupervisorSettings
+from sandq.store import work
+from sandq.store.executors import SyncExecutor
 
-PROCESSOR = str(Path(__file__).parent / "processor.py")
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 20.0
 
 
 @pytest.fixture(scope="session")
-def node_process(redis_url: str) -> Iterator[Node]:
+def node_process(redis_url: str) -> Iterator[Peer]:
     """The session's Node process; skips where there is no Node, or no way to install BullMQ."""
     if (why := why_not()) is not None:
         pytest.skip(why)
-    process = Node(redis_url)
+    process = Peer("node", "driver.mjs", redis_url, "bullmq")
     yield process
     process.close()
 
 
 @pytest.fixture
-def node(node_process: Node, prefix: str, queue_name: str) -> Iterator[NodeQueue]:
+def node(node_process: Peer, prefix: str, queue_name: str) -> Iterator[PeerQueue]:
     """This test's queue as BullMQ sees it; the test fails if BullMQ reported an error meanwhile."""
-    yield NodeQueue(node_process, prefix, queue_name)
+    yield PeerQueue(node_process, prefix, queue_name)
     assert node_process.ask("close", prefix=prefix) == []
 
 
@@ -57,6 +58,20 @@ def supervise(redis_url: str, prefix: str, queue_name: str) -> Iterator[Callable
             stack.enter_context(_serving(Supervisor(queues, redis_url, settings=settings)))
 
         yield start
+
+
+@pytest.fixture
+def why_no_claim(queue: Queue, redis_url: str) -> Iterator[Callable[[], str]]:
+    """`why_no_claim()` is what a claim by sandq answers instead of a job."""
+    executor = SyncExecutor(redis_url)
+
+    def ask() -> str:
+        claimed = executor.run(work.claim(queue.keys, work.NextClaim(tokens=["t"], lease=Lease())))
+        assert claimed.jobs == ()
+        return claimed.why
+
+    yield ask
+    executor.close()
 
 
 @contextmanager

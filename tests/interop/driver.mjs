@@ -1,17 +1,15 @@
-// Runs BullMQ on request: one JSON command per line on stdin, one JSON answer per line on stdout, matched by `n`.
-// Answers come as they are ready, so a wait for an event holds up nobody.
+// Runs BullMQ on request (see lines.mjs).
 //
-//   node driver.mjs URL        URL: redis://... or unix:///path/to/socket
+//   node driver.mjs URL PACKAGE      URL: redis://... or unix:///path/to/socket; PACKAGE: bullmq, or an alias of it
 //
 // A command names what it is about (`prefix`, `queue`) and what to do (`do`, a key of `commands`).
 
-import { createInterface } from 'node:readline';
-import { FlowProducer, Job, Queue, QueueEvents, Worker } from 'bullmq';
 import { Redis } from 'ioredis';
+import { address, serve } from './lines.mjs';
 
-const url = process.argv[2];
-const address = url.startsWith('unix://') ? url.slice('unix://'.length) : url;
-const connection = new Redis(address, { maxRetriesPerRequest: null });
+const [url, bullmq] = process.argv.slice(2);
+const { FlowProducer, Job, Queue, QueueEvents, Worker } = await import(bullmq);
+const connection = new Redis(address(url), { maxRetriesPerRequest: null });
 const WAIT_MS = 15000;
 
 const made = new Map(); // "kind prefix queue" -> a BullMQ object
@@ -73,6 +71,7 @@ function failure({ message, stack, permanent }) {
 async function run(job) {
   const key = job.queueQualifiedName;
   handled.set(key, [...(handled.get(key) ?? []), job.id]);
+  if (job.data?.ms !== undefined) await new Promise((wake) => setTimeout(wake, job.data.ms));
   if (job.data?.progress !== undefined) await job.updateProgress(job.data.progress);
   if (job.data?.raise !== undefined) throw new Error(job.data.raise);
   if (job.name === 'parent') return job.getChildrenValues();
@@ -84,6 +83,7 @@ const commands = {
   queue: (c) => queueOf(c)[c.call](...c.args),
   job: async (c) => (await Job.fromId(queueOf(c), c.job))[c.call](...c.args),
   flow: async (c) => (await flows(c).add(c.flow)).job.id,
+  schedule: async (c) => { await queueOf(c).upsertJobScheduler(c.scheduler, c.repeat, c.template); },
 
   // Wait until QueueEvents told of `count` such events; answers them all.
   until: (c) => new Promise((resolve, reject) => {
@@ -155,6 +155,15 @@ const commands = {
   renew: (c) => hand(c).extendJobLocks([c.job], [hand(c).held.get(c.job).token], 30000),
   checkStalled: (c) => hand(c).moveStalledJobsToWait(),
 
+  parses: (c) => {
+    try {
+      JSON.parse(c.text);
+    } catch {
+      return false;
+    }
+    return true;
+  },
+
   // Ends everything of one prefix and answers what went wrong meanwhile.
   close: async (c) => {
     for (const [key, object] of [...made]) {
@@ -173,15 +182,4 @@ function shown(value) {
   return value;
 }
 
-async function answer(line) {
-  const command = JSON.parse(line);
-  let reply;
-  try {
-    reply = { n: command.n, value: shown(await commands[command.do](command)) };
-  } catch (error) {
-    reply = { n: command.n, error: `${command.do}: ${error.stack}` };
-  }
-  process.stdout.write(`${JSON.stringify(reply)}\n`);
-}
-
-createInterface({ input: process.stdin }).on('line', answer).on('close', () => process.exit(0));
+serve(commands, shown);

@@ -1,30 +1,24 @@
-"""A Node process that runs BullMQ for the tests: commands out, answers in, one JSON text per line."""
+"""What the interop tests need of npm: whether Node and its packages are there."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import queue
 import shutil
 import subprocess
-import threading
 from pathlib import Path
-from typing import Any
 
 FOLDER = Path(__file__).parent
 INSTALL_LIMIT_S = 45.0  # within the time that one test may take
-ANSWER_LIMIT_S = 20.0
-END_LIMIT_S = 5.0
 
 
 def why_not() -> str | None:
-    """Why Node tests cannot run here; None once BullMQ is installed."""
+    """Why Node tests cannot run here; None once the packages are installed."""
     if shutil.which("node") is None:
         return "node is not installed"
-    if _installed() == _locked():
+    if _installed() == _locked("package-lock.json"):
         return None
     if shutil.which("npm") is None:
-        return "bullmq is not installed in tests/interop, and there is no npm to install it with"
+        return "packages of tests/interop are missing, and there is no npm to install them with"
     try:
         done = subprocess.run(
             ["npm", "ci"], check=False, cwd=FOLDER, capture_output=True, text=True, timeout=INSTALL_LIMIT_S
@@ -37,104 +31,15 @@ def why_not() -> str | None:
     return None
 
 
-def _locked(name: str = "package-lock.json") -> str | None:
-    """The version of BullMQ that a lock file names."""
-    try:
-        lock = json.loads((FOLDER / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return str(lock["packages"]["node_modules/bullmq"]["version"])
-
-
-def _installed() -> str | None:
+def _installed() -> dict[str, str]:
     return _locked("node_modules/.package-lock.json")  # the last thing npm writes
 
 
-class NodeError(Exception):
-    """What BullMQ threw, with its stack."""
-
-
-class Node:
-    """One Node process; any number of queues. An answer that does not come within the limit is an error."""
-
-    def __init__(self, url: str) -> None:
-        self._process = subprocess.Popen(
-            ["node", "driver.mjs", url], cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._numbers = itertools.count(1)
-        self._answers: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def ask(self, do: str, **command: Any) -> Any:
-        """Send one command and wait for its answer."""
-        n = next(self._numbers)
-        box = self._answers[n] = queue.SimpleQueue()
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"n": n, "do": do, **command}) + "\n")
-        self._process.stdin.flush()
-        answer = box.get(timeout=ANSWER_LIMIT_S)
-        if "error" in answer:
-            raise NodeError(answer["error"])
-        return answer["value"]
-
-    def close(self) -> None:
-        """End the process; it ends with its stdin."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(END_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(END_LIMIT_S)
-        self._reader.join(END_LIMIT_S)
-        self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            answer = json.loads(line)
-            self._answers.pop(answer["n"]).put(answer)
-        for box in self._answers.values():
-            box.put({"error": f"node ended with status {self._process.wait()}"})
-
-
-class NodeQueue:
-    """One queue as BullMQ's own classes see it."""
-
-    def __init__(self, node: Node, prefix: str, queue: str) -> None:
-        self.node, self.prefix, self.queue = node, prefix, queue
-
-    def ask(self, do: str, **command: Any) -> Any:
-        """A command about this queue."""
-        return self.node.ask(do, prefix=self.prefix, queue=self.queue, **command)
-
-    def call(self, method: str, *args: Any) -> Any:
-        """A method of BullMQ's Queue."""
-        return self.ask("queue", call=method, args=args)
-
-    def add(self, name: str, data: Any = None, **options: Any) -> str:
-        """Add a job; its id."""
-        return str(self.call("add", name, {} if data is None else data, options)["id"])
-
-    def job(self, job_id: str, method: str, *args: Any) -> Any:
-        """A method of a stored Job."""
-        return self.ask("job", job=job_id, call=method, args=args)
-
-    def until(self, event: str, job_id: str | None = None, count: int = 1) -> list[dict[str, Any]]:
-        """Wait until QueueEvents has told of so many events; all of them, oldest first."""
-        found: list[dict[str, Any]] = self.ask("until", event=event, job=job_id, count=count)
-        return found
-
-    def result(self, job_id: str) -> Any:
-        """Wait for the `completed` event and return its value."""
-        return self.until("completed", job_id)[0]["returnvalue"]
-
-    def reason(self, job_id: str) -> str:
-        """Wait for the `failed` event and return its reason."""
-        return str(self.until("failed", job_id)[0]["failedReason"])
-
-    def work(self, **options: Any) -> None:
-        """Start a Worker, to the end of the test."""
-        self.ask("work", options=options)
+def _locked(name: str) -> dict[str, str]:
+    """The versions that a lock file names, of the packages that every machine gets."""
+    try:
+        lock = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    packages = lock["packages"].items()
+    return {path: package["version"] for path, package in packages if path and not package.get("optional")}

@@ -1,12 +1,15 @@
 """What sandq's children run in these tests: the job's data says what its handler does."""
 
 import os
+import time
 
 from sandq import handler
 
 
 def process(job):
     data = job.data if isinstance(job.data, dict) else {}
+    if "ms" in data:
+        time.sleep(data["ms"] / 1000)
     if "progress" in data:
         job.progress(data["progress"])
     if "log" in data:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from hands import NodeHands, SandqHands
-from node import Node
+from node_hands import NodeHands
+from peer import Peer
 from recipes import RECIPES
 from redis import Redis
-
-from sandq.store.executors import SyncExecutor
+from sandq_hands import SandqHands
 
 Dump = dict[str, Any]
 
@@ -114,31 +114,17 @@ def delay(ms: int) -> str:
     return f"about {round(ms / STEP_MS) * STEP_MS} ms" if ms > STEP_MS / 2 else f"{ms} ms"
 
 
-@pytest.fixture
-def executor(redis_url: str) -> Iterator[SyncExecutor]:
-    """A connection for sandq's operations."""
-    opened = SyncExecutor(redis_url)
-    yield opened
-    opened.close()
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_both_leave_the_same_behind(
-    node_process: Node,
-    executor: SyncExecutor,
-    redis_client: Redis,
-    prefix: str,
-    dump: Callable[[str], Dump],
-    name: str,
+    node_process: Peer, redis_client: Redis, redis_url: str, prefix: str, dump: Callable[[str], Dump], name: str
 ) -> None:
-    sides = (
-        NodeHands(node_process, redis_client, f"{prefix}:node", "render"),
-        SandqHands(node_process, redis_client, f"{prefix}:sandq", "render", executor),
-    )
     dumps = []
-    for hands in sides:
+    for side in ("node", "sandq"):
+        place = (node_process, redis_client, f"{prefix}:{side}", "render")
         started_ms = time.time() * 1000
-        RECIPES[name](hands)
+        with ExitStack() as opened:
+            hands = NodeHands(*place) if side == "node" else SandqHands(*place, redis_url, opened)
+            RECIPES[name](hands)
         assert node_process.ask("close", prefix=hands.prefix) == []
         under = hands.prefix.removeprefix(f"{prefix}:")
         dumps.append(Normaliser(redis_client, hands.prefix, started_ms).keys(dump(f"{under}:")))

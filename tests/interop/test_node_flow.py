@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from node import Node, NodeQueue
+from peer import Peer, PeerQueue
 from redis import Redis
 
 from sandq import JobState, Queue
@@ -21,9 +21,9 @@ POLICIES = (
 
 
 @pytest.fixture
-def leaves(node_process: Node, node: NodeQueue) -> NodeQueue:
+def leaves(node_process: Peer, node: PeerQueue) -> PeerQueue:
     """The queue of the children; its parents are in `node`."""
-    return NodeQueue(node_process, node.prefix, "leaves")
+    return PeerQueue(node_process, node.prefix, "leaves")
 
 
 def leaf(job_id: str, data: dict[str, Any], **opts: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def parent(job_id: str, *children: dict[str, Any], queue: str = "render", **opts
 
 
 def test_a_parent_reads_the_values_of_its_children_in_another_queue(
-    node: NodeQueue, leaves: NodeQueue, supervise: Supervise
+    node: PeerQueue, leaves: PeerQueue, supervise: Supervise
 ) -> None:
     tree = parent("p", leaf("a", {"return": {"n": 1}}), leaf("b", {"return": "été"}), leaf("c", {"return": None}))
     node.ask("flow", flow=tree)
@@ -46,7 +46,7 @@ def test_a_parent_reads_the_values_of_its_children_in_another_queue(
     assert node.result("p") == {f"{leaves.prefix}:leaves:{job_id}": value for job_id, value in values.items()}
 
 
-def test_a_nested_flow_ends_from_the_leaves_up(node: NodeQueue, leaves: NodeQueue, supervise: Supervise) -> None:
+def test_a_nested_flow_ends_from_the_leaves_up(node: PeerQueue, leaves: PeerQueue, supervise: Supervise) -> None:
     inner = parent("inner", leaf("deep", {"return": 7}), queue="leaves")
     node.ask("flow", flow=parent("root", inner, parent("side", leaf("deeper", {"return": 8}))))
     supervise("render", "leaves")
@@ -58,7 +58,7 @@ def test_a_nested_flow_ends_from_the_leaves_up(node: NodeQueue, leaves: NodeQueu
 
 
 def test_a_flow_ends_when_parents_and_children_are_removed_on_completion(
-    node: NodeQueue, leaves: NodeQueue, supervise: Supervise, redis_client: Redis
+    node: PeerQueue, leaves: PeerQueue, supervise: Supervise, redis_client: Redis
 ) -> None:
     gone: dict[str, Any] = {"removeOnComplete": True}
     node.ask("flow", flow=parent("p", leaf("a", {"return": 1}, **gone), leaf("b", {"return": 2}, **gone), **gone))
@@ -69,7 +69,7 @@ def test_a_flow_ends_when_parents_and_children_are_removed_on_completion(
 
 
 def test_a_failed_child_fails_its_parents_all_the_way_up(
-    node: NodeQueue, leaves: NodeQueue, queue: Queue, supervise: Supervise
+    node: PeerQueue, leaves: PeerQueue, queue: Queue, supervise: Supervise
 ) -> None:
     fails: dict[str, Any] = {"failParentOnFailure": True}
     middle = parent("middle", leaf("bad", {"raise": "torn"}, **fails), queue="leaves", **fails)
@@ -86,7 +86,7 @@ def test_a_failed_child_fails_its_parents_all_the_way_up(
     ("policy", "ignored"), [("ignoreDependencyOnFailure", True), ("removeDependencyOnFailure", False)]
 )
 def test_a_parent_that_may_lose_a_child_completes_without_its_value(
-    node: NodeQueue, leaves: NodeQueue, supervise: Supervise, policy: str, ignored: bool
+    node: PeerQueue, leaves: PeerQueue, supervise: Supervise, policy: str, ignored: bool
 ) -> None:
     good = leaf("good", {"return": 1})
     node.ask("flow", flow=parent("p", good, leaf("bad", {"raise": "torn"}, **{policy: True})))
@@ -98,7 +98,7 @@ def test_a_parent_that_may_lose_a_child_completes_without_its_value(
 
 
 def test_a_parent_that_continues_on_failure_does_not_wait_for_its_other_children(
-    node: NodeQueue, leaves: NodeQueue, supervise: Supervise
+    node: PeerQueue, leaves: PeerQueue, supervise: Supervise
 ) -> None:
     waits = {"name": "echo", "queueName": "render", "data": {"return": "early"}, "opts": {"jobId": "p"}}
     bad = leaf("bad", {"raise": "torn"}, continueParentOnFailure=True)
@@ -112,7 +112,7 @@ def test_a_parent_that_continues_on_failure_does_not_wait_for_its_other_children
 
 
 def test_a_parent_without_a_policy_keeps_waiting_for_a_failed_child_until_that_is_retried(
-    node: NodeQueue, leaves: NodeQueue, supervise: Supervise
+    node: PeerQueue, leaves: PeerQueue, supervise: Supervise
 ) -> None:
     node.ask("flow", flow=parent("p", leaf("bad", {"raise": "torn"})))
     supervise("render", "leaves")
@@ -123,7 +123,7 @@ def test_a_parent_without_a_policy_keeps_waiting_for_a_failed_child_until_that_i
     assert node.result("p") == {f"{node.prefix}:leaves:bad": "mended"}
 
 
-def test_a_released_parent_keeps_its_priority(node: NodeQueue, leaves: NodeQueue, supervise: Supervise) -> None:
+def test_a_released_parent_keeps_its_priority(node: PeerQueue, leaves: PeerQueue, supervise: Supervise) -> None:
     node.ask("flow", flow=parent("p", leaf("a", {"return": 1}), priority=5))
     supervise("leaves")
     leaves.result("a")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from node import NodeQueue
+from peer import PeerQueue
 
 from sandq import JobState, Queue
 
@@ -25,7 +25,7 @@ VALUES: dict[str, Any] = {
 }
 
 
-def test_return_values_reach_queue_events_unchanged(node: NodeQueue, supervise: Supervise) -> None:
+def test_return_values_reach_queue_events_unchanged(node: PeerQueue, supervise: Supervise) -> None:
     jobs = {what: node.add("echo", {"return": value}) for what, value in VALUES.items()}
     supervise()
     assert {what: node.result(job_id) for what, job_id in jobs.items()} == VALUES
@@ -43,7 +43,7 @@ def test_return_values_reach_queue_events_unchanged(node: NodeQueue, supervise: 
     ],
 )
 def test_any_kind_of_added_job_is_completed(
-    node: NodeQueue, queue: Queue, supervise: Supervise, options: dict[str, Any]
+    node: PeerQueue, queue: Queue, supervise: Supervise, options: dict[str, Any]
 ) -> None:
     supervise()
     job_id = node.add("echo", {"return": "done"}, **options)
@@ -52,7 +52,7 @@ def test_any_kind_of_added_job_is_completed(
     assert node.job(job_id, "getState") == "completed"
 
 
-def test_jobs_run_in_the_order_bullmq_promises(node: NodeQueue, queue: Queue, supervise: Supervise) -> None:
+def test_jobs_run_in_the_order_bullmq_promises(node: PeerQueue, queue: Queue, supervise: Supervise) -> None:
     low = node.add("echo", priority=2)
     high = node.add("echo", priority=1)
     first, second = node.add("echo"), node.add("echo")
@@ -62,7 +62,7 @@ def test_jobs_run_in_the_order_bullmq_promises(node: NodeQueue, queue: Queue, su
     assert ended == [pushed_in, first, second, high, low]
 
 
-def test_attempts_and_backoff_are_spent_before_the_job_fails(node: NodeQueue, supervise: Supervise) -> None:
+def test_attempts_and_backoff_are_spent_before_the_job_fails(node: PeerQueue, supervise: Supervise) -> None:
     job_id = node.add("echo", {"raise": "no such page"}, attempts=3, backoff={"type": "exponential", "delay": 50})
     supervise()
     assert node.reason(job_id) == "ValueError: no such page"
@@ -73,14 +73,14 @@ def test_attempts_and_backoff_are_spent_before_the_job_fails(node: NodeQueue, su
     assert "Traceback" in stored["stacktrace"][0]
 
 
-def test_a_job_that_succeeds_at_its_second_attempt_is_completed(node: NodeQueue, supervise: Supervise) -> None:
+def test_a_job_that_succeeds_at_its_second_attempt_is_completed(node: PeerQueue, supervise: Supervise) -> None:
     job_id = node.add("echo", {"raise_until": 1, "return": "late"}, attempts=2, backoff=50)
     supervise()
     assert node.result(job_id) == "late"
     assert node.call("getJob", job_id)["attemptsMade"] == 2
 
 
-def test_progress_and_logs_are_seen_by_node(node: NodeQueue, supervise: Supervise) -> None:
+def test_progress_and_logs_are_seen_by_node(node: PeerQueue, supervise: Supervise) -> None:
     job_id = node.add("echo", {"progress": {"pct": 50, "what": "é"}, "log": "half way"})
     supervise()
     node.until("completed", job_id)
@@ -89,7 +89,7 @@ def test_progress_and_logs_are_seen_by_node(node: NodeQueue, supervise: Supervis
     assert node.call("getJob", job_id)["progress"] == {"pct": 50, "what": "é"}
 
 
-def test_node_lists_the_supervisor_as_a_worker(node: NodeQueue, supervise: Supervise) -> None:
+def test_node_lists_the_supervisor_as_a_worker(node: PeerQueue, supervise: Supervise) -> None:
     supervise()
     job_id = node.add("echo", delay=100)  # so that it waits for a marker, on the connection that carries its name
     node.result(job_id)
@@ -99,7 +99,7 @@ def test_node_lists_the_supervisor_as_a_worker(node: NodeQueue, supervise: Super
 
 
 def test_the_last_add_while_a_job_is_active_runs_once_after_it(
-    node: NodeQueue, queue: Queue, supervise: Supervise
+    node: PeerQueue, queue: Queue, supervise: Supervise
 ) -> None:
     dedup = {"deduplication": {"id": "report", "keepLastIfActive": True}}
     first = node.add("echo", {"return": "first"}, **dedup)
@@ -115,7 +115,7 @@ def test_the_last_add_while_a_job_is_active_runs_once_after_it(
     assert node.call("getDeduplicationJobId", "report") is None
 
 
-def test_retention_of_the_jobs_own_options_is_honoured(node: NodeQueue, supervise: Supervise) -> None:
+def test_retention_of_the_jobs_own_options_is_honoured(node: PeerQueue, supervise: Supervise) -> None:
     jobs = [node.add("echo", {"return": n}, removeOnComplete={"count": 2}) for n in range(4)]
     gone = node.add("echo", {"return": "gone"}, removeOnComplete=True)
     broken = node.add("echo", {"raise": "x"}, removeOnFail=True)
@@ -127,7 +127,7 @@ def test_retention_of_the_jobs_own_options_is_honoured(node: NodeQueue, supervis
     assert node.call("getJobCounts")["failed"] == 0
 
 
-def test_history_of_a_queue_made_by_bullmq_is_not_trimmed(node: NodeQueue, queue: Queue, supervise: Supervise) -> None:
+def test_history_of_a_queue_made_by_bullmq_is_not_trimmed(node: PeerQueue, queue: Queue, supervise: Supervise) -> None:
     old = node.add("echo", timestamp=1)
     supervise()
     node.result(old)

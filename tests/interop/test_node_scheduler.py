@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from node import NodeQueue
+from peer import PeerQueue
 
 from sandq import Queue
 
 Supervise = Callable[..., None]
 
 
-def iterations(node: NodeQueue, scheduler: str, count: int) -> list[int]:
+def iterations(node: PeerQueue, scheduler: str, count: int) -> list[int]:
     """Wait for so many completed iterations; their times, which are the last parts of their ids."""
     ended = [event["jobId"] for event in node.until("completed", count=count)]
     assert len(ended) == len(set(ended)) == count
@@ -20,11 +20,11 @@ def iterations(node: NodeQueue, scheduler: str, count: int) -> list[int]:
     return sorted(int(job_id.rsplit(":", 1)[1]) for job_id in ended)
 
 
-def schedule(node: NodeQueue, scheduler: str, repeat: dict[str, Any], **template: Any) -> None:
+def schedule(node: PeerQueue, scheduler: str, repeat: dict[str, Any], **template: Any) -> None:
     node.call("upsertJobScheduler", scheduler, repeat, {"name": "iteration", "data": {"n": 1}, **template})
 
 
-def test_an_interval_runs_as_often_as_its_limit_says(node: NodeQueue, queue: Queue, supervise: Supervise) -> None:
+def test_an_interval_runs_as_often_as_its_limit_says(node: PeerQueue, queue: Queue, supervise: Supervise) -> None:
     schedule(node, "often", {"every": 500, "limit": 3})
     supervise()
     first, second, third = iterations(node, "often", 3)
@@ -35,7 +35,7 @@ def test_an_interval_runs_as_often_as_its_limit_says(node: NodeQueue, queue: Que
     assert {event["returnvalue"]["data"]["n"] for event in node.until("completed", count=3)} == {1}
 
 
-def test_a_cron_pattern_runs_as_often_as_its_limit_says(node: NodeQueue, queue: Queue, supervise: Supervise) -> None:
+def test_a_cron_pattern_runs_as_often_as_its_limit_says(node: PeerQueue, queue: Queue, supervise: Supervise) -> None:
     schedule(node, "ticks", {"pattern": "* * * * * *", "tz": "Europe/Berlin", "limit": 2})
     supervise()
     first, second = iterations(node, "ticks", 2)
@@ -44,7 +44,7 @@ def test_a_cron_pattern_runs_as_often_as_its_limit_says(node: NodeQueue, queue: 
 
 
 def test_two_supervisors_and_a_node_worker_make_each_iteration_once(
-    node: NodeQueue, queue: Queue, supervise: Supervise
+    node: PeerQueue, queue: Queue, supervise: Supervise
 ) -> None:
     schedule(node, "shared", {"every": 100, "limit": 12})
     supervise(concurrency=1)
@@ -54,7 +54,7 @@ def test_two_supervisors_and_a_node_worker_make_each_iteration_once(
     assert queue.counts() == {**dict.fromkeys(queue.counts(), 0), "completed": 12}
 
 
-def test_a_failing_iteration_does_not_end_the_schedule(node: NodeQueue, supervise: Supervise) -> None:
+def test_a_failing_iteration_does_not_end_the_schedule(node: PeerQueue, supervise: Supervise) -> None:
     node.call("upsertJobScheduler", "bad", {"every": 200, "limit": 3}, {"name": "echo", "data": {"raise": "no"}})
     supervise()
     failed = node.until("failed", count=3)
@@ -62,7 +62,7 @@ def test_a_failing_iteration_does_not_end_the_schedule(node: NodeQueue, supervis
 
 
 def test_a_scheduler_that_node_removes_makes_no_further_iteration(
-    node: NodeQueue, queue: Queue, supervise: Supervise
+    node: PeerQueue, queue: Queue, supervise: Supervise
 ) -> None:
     schedule(node, "gone", {"every": 60000})
     supervise()

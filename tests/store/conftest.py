@@ -23,6 +23,12 @@ def bench(keys: QueueKeys, redis_url: str, redis_client: Redis) -> Iterator[Benc
 
 
 @pytest.fixture
+def leaves(bench: Bench) -> Bench:
+    """The queue of the children; their parents are in `bench`."""
+    return bench.other("leaves")
+
+
+@pytest.fixture
 def starved(keys: QueueKeys, server: Any) -> Iterator[Bench]:
     """A queue on a server of its own, which `pause_writes` may leave without memory."""
     executor = SyncExecutor(server.url)

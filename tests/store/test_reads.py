@@ -12,7 +12,7 @@ from producer_bench import Bench, T
 from redis import Redis
 
 from sandq.job import JobState
-from sandq.store import reads
+from sandq.store import reads, stream
 from sandq.store.executors import SyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.store.reads import Ending, Meta
@@ -118,13 +118,13 @@ def test_logs_are_read_from_the_oldest_and_in_part(bench: Bench) -> None:
 
 def test_events_are_read_on_from_the_last_one_seen(bench: Bench) -> None:
     assert bench.run(reads.events(bench.keys)) == []
-    assert bench.run(reads.last_event(bench.keys)) == "0"
+    assert bench.run(stream.edges(bench.keys)) == stream.Edges("0-0", "0-0")
     bench.add("page")
     ((first, fields),) = bench.run(reads.events(bench.keys, count=1))
     assert fields == {"event": "added", "jobId": "1", "name": "page"}
     ((second, rest),) = bench.run(reads.events(bench.keys, first))
     assert rest == {"event": "waiting", "jobId": "1"}
-    assert bench.run(reads.last_event(bench.keys)) == second
+    assert bench.run(stream.edges(bench.keys)) == stream.Edges(first, second)
     assert bench.run(reads.events(bench.keys, second)) == []
 
 

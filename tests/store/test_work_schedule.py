@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -125,6 +126,18 @@ def test_a_cron_schedule_goes_on_at_its_next_time(bench: Bench) -> None:
     assert bench.zset("repeat") == {"ev": following}
     opts = json.loads(bench.hash(f"repeat:ev:{following}")["opts"])
     assert (opts["prevMillis"], opts["repeat"]) == (following, {**pattern, "count": 2})
+
+
+def test_a_cron_iteration_that_was_held_for_long_leaves_out_the_times_it_missed(bench: Bench) -> None:
+    run = bench.now_ms() // 1000 * 1000 - 10_000
+    pattern = {"pattern": "*/5 * * * * *", "tz": "UTC", "count": 1}
+    schedule(bench, run_ms=run, record={"pattern": "*/5 * * * * *"}, repeat=pattern, prevMillis=run)
+    taken = bench.take()
+    held = replace(taken, job=replace(taken.job, processed_on=run))
+    before = bench.now_ms()
+    assert iterate(bench, held) == "ok"
+    (score,) = bench.zset("repeat").values()
+    assert before < score <= before + 5000
 
 
 def test_a_job_without_a_schedule_owes_nothing(bench: Bench) -> None:

@@ -11,10 +11,9 @@ import psutil
 import pytest
 from harness import HANDLERS, handlers, serving, wait_gone
 
-from sandq.config import QueueSettings
 from sandq.errors import ConfigError, JobFailed, ProcessorError, StartRefused
 from sandq.queue import Queue
-from sandq.supervisor.facts import ChildReady, ProcessorBroken, Settled
+from sandq.supervisor.facts import ChildReady
 from sandq.supervisor.loop import Supervisor
 from sandq.supervisor.processor import Processor
 
@@ -77,25 +76,6 @@ def test_a_start_is_refused_when_the_processor_cannot_load(
     queues = {"render": str(tmp_path / "jobs.py")}
     with pytest.raises(ProcessorError, match=f"queue render: .*{why}"), serving(queues, redis_url, prefix):
         pass
-
-
-def test_a_processor_that_breaks_later_burns_no_attempt(redis_url: str, prefix: str, tmp_path: Path) -> None:
-    path = tmp_path / "jobs.py"
-    path.write_text("def process(job): import os; os._exit(1)\n")
-    with (
-        Queue("render", redis=redis_url, prefix=prefix) as queue,
-        serving({"render": QueueSettings(processor=str(path), concurrency=1, spares=0)}, redis_url, prefix) as served,
-    ):
-        path.write_text("def process(job:\n")
-        job = queue.add("page")
-        assert served.facts.wait(Settled, job_id=job.id).outcome == "Crashed"
-        broken = served.facts.wait(ProcessorBroken)
-        assert "SyntaxError" in broken.why
-        assert served.supervisor.stats()["queues"]["render"]["broken"] is not None
-        path.write_text("def process(job): return 'mended'\n")
-        assert queue.result(job, timeout=10) == "mended"
-        assert served.supervisor.stats()["queues"]["render"]["broken"] is None
-        assert (queue.job(job.id).attempts_made, len(served.facts.all(Settled))) == (1, 2)
 
 
 def test_a_start_is_refused_on_a_server_that_evicts(server: Any, prefix: str) -> None:

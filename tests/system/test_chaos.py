@@ -9,50 +9,92 @@ import json
 import os
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos import Chaos, judge, left_behind, overlaps, runs_of
+from chaos import Chaos, Mix, Verdict, judge, left_behind, overlaps, runs_of
+from test_promises import NO_TIMER
 
 if TYPE_CHECKING:
     from conftest import RedisServer
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a run left: what the traces and Redis say, how the supervisors ended, and what is still there."""
+
+    verdict: Verdict
+    codes: list[int]
+    left: list[str]
+
+
+Disturb = Callable[[float, Mix], Found]
+
+
+@pytest.fixture
+def disturb(
+    make_server: Callable[..., RedisServer], prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Disturb:
+    """Let everything fail for so many seconds, and wait until every job has ended."""
+    seed = int(os.environ.get("SANDQ_CHAOS_SEED") or random.randrange(1 << 32))
+    mark, traces = tmp_path / "tmp", tmp_path / "traces"
+    for folder in (mark, traces):
+        folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(mark))  # by which every process of this run can be told
+
+    def run(seconds: float, mix: Mix) -> Found:
+        print(f"SANDQ_CHAOS_SEED={seed}")
+        server = make_server("--appendonly", "yes", "--appendfsync", "always")
+        chaos = Chaos(server, prefix, traces, seed, mix)
+        try:
+            chaos.run(seconds)
+            verdict = judge(chaos)
+            codes = chaos.drain()
+        finally:
+            chaos.close()
+        print(json.dumps(verdict.figures, indent=1))
+        return Found(verdict, codes, left_behind(chaos, str(mark)))
+
+    return run
+
+
 @pytest.mark.parametrize(
     "seconds",
     [
-        pytest.param(40.0, marks=pytest.mark.timeout(180)),
-        pytest.param(180.0, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+        # A minute in all: so long everything fails, then whatever is left has to end.
+        pytest.param(42.0, id="60 seconds", marks=pytest.mark.timeout(180)),
+        pytest.param(600.0, id="10 minutes", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )
-def test_under_random_faults_every_job_ends_once_and_never_runs_twice_at_once(
-    make_server: Callable[..., RedisServer],
-    prefix: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    seconds: float,
+def test_under_random_faults_every_job_ends_once_and_never_runs_twice_at_once(disturb: Disturb, seconds: float) -> None:
+    found = disturb(float(os.environ.get("SANDQ_CHAOS_SECONDS") or seconds), Mix())
+    assert found.verdict.broken == []
+    assert found.codes == [0] * len(found.codes)
+    assert found.left == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("fence", ["whole", "without the kernel timer"])
+def test_freezing_finds_two_runs_at_once_only_where_the_fence_is_weakened(
+    disturb: Disturb, tmp_path: Path, fence: str
 ) -> None:
-    seed = int(os.environ.get("SANDQ_CHAOS_SEED") or random.randrange(1 << 32))
-    print(f"SANDQ_CHAOS_SEED={seed}")
-    seconds = float(os.environ.get("SANDQ_CHAOS_SECONDS") or seconds)
-    mark = tmp_path / "tmp"
-    mark.mkdir()
-    monkeypatch.setenv("TMPDIR", str(mark))  # by which every process of this run can be told
-    server = make_server("--appendonly", "yes", "--appendfsync", "always")
-    traces = tmp_path / "traces"
-    traces.mkdir()
-    chaos = Chaos(server, prefix, traces, seed)
-    try:
-        chaos.run(seconds)
-        verdict = judge(chaos)
-        codes = chaos.drain()
-    finally:
-        chaos.close()
-    print(json.dumps(verdict.figures, indent=1))
-    assert verdict.broken == []
-    assert codes == [0] * len(codes)
-    assert left_behind(chaos, str(mark)) == []
+    if fence != "whole":
+        (tmp_path / "sitecustomize.py").write_text(NO_TIMER)
+    freezing = Mix(
+        {"freeze_supervisor": 1},
+        long_s=(5.0, 8.0),
+        long_share=0.15,
+        freeze_locks=(1.8, 2.5),
+        freeze_launcher=0.8,
+        concurrency=4,  # there is room for what is recovered
+        python_path=(tmp_path,),
+    )
+    twice = [said for said in disturb(25.0, freezing).verdict.broken if "ran twice at once" in said]
+    print("\n".join(twice))
+    assert bool(twice) == (fence != "whole")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from sandq.config import Limits, QueueSettings
 from sandq.errors import StartRefused, StoreRefused
 from sandq.job import Job
 from sandq.queue import Queue
-from sandq.supervisor.facts import ChildReady, Output, Settled, Started, StoreTrouble
+from sandq.supervisor.facts import Output, Settled, Started, StoreTrouble
 
 if TYPE_CHECKING:
     from conftest import RedisServer
@@ -260,35 +260,3 @@ def test_the_redis_users_of_the_docs_can_do_their_work_and_nothing_else(server: 
         for command in ("FLUSHALL", "CONFIG GET *", "GET other", "KEYS *"):
             with pytest.raises(NoPermissionError):
                 worker.execute_command(*command.split())
-
-
-# -- memory ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tight_group() -> Iterator[Path]:
-    """A memory cgroup of 400 MiB, where this host lets us make one."""
-    group = Path("/sys/fs/cgroup/memory") / f"sandq-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(400 << 20))
-    except OSError as error:
-        pytest.skip(f"no memory cgroup can be made here: {error.strerror}")
-    yield group
-    eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
-    group.rmdir()
-
-
-def test_a_child_that_the_kernel_killed_for_memory_is_certified_so(
-    queue: Queue, redis_url: str, prefix: str, tight_group: Path
-) -> None:
-    with SupervisorProcess(redis_url, prefix, processor=TALKERS, max_crashes=0, spares=0) as supervisor:
-        for pid in (supervisor.pid, *(child.pid for child in psutil.Process(supervisor.pid).children(recursive=True))):
-            (tight_group / "cgroup.procs").write_text(str(pid))
-        job = queue.add("eats", {"mb": 2000})
-        end = supervisor.facts.wait(Settled, job_id=job.id)
-        supervisor.facts.wait(ChildReady, nth=2)
-        assert supervisor.facts.wait(Settled, job_id=queue.add("ok", 1).id).to == "completed", "the supervisor lives"
-    assert end.outcome == "Crashed"
-    assert "out of memory" in end.reason
-    assert "likely" not in end.reason

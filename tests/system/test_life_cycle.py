@@ -56,24 +56,7 @@ def result(queue: Queue, name: str, data: Any = None) -> Any:
     return queue.result(queue.add(name, data), timeout=20)
 
 
-# -- what is put back --------------------------------------------------------------------------------------------------
-
-
-@both
-def test_a_job_that_changes_folder_umask_environment_and_signals_leaves_its_child_clean(
-    queue: Queue, serve: Callable[..., Any], start: str
-) -> None:
-    with serve(start=start, spares=0) as served:
-        before = result(queue, "look")
-        assert result(queue, "changes") == before["pid"]
-        after = result(queue, "look")
-        assert after.pop("jobs") == before.pop("jobs") + 1
-        assert (after["setups"], after["pgid"]) == (1, after["pid"])
-        assert after == before
-        assert served.facts.all(Recycled) == []
-
-
-# -- what is not -------------------------------------------------------------------------------------------------------
+# -- what is left behind -----------------------------------------------------------------------------------------------
 
 
 @both
@@ -83,7 +66,6 @@ def test_a_job_that_changes_folder_umask_environment_and_signals_leaves_its_chil
         ("thread", "left 1 thread running: left"),
         ("file", "left 1 file open: "),
         ("program", "left 1 process running: "),
-        ("daemon", "left 1 process running: "),
     ],
 )
 def test_a_child_in_which_something_was_left_runs_no_further_job_and_its_programs_end_with_it(
@@ -109,20 +91,6 @@ def test_a_child_that_keeps_what_its_settings_allow_runs_on(
         pids = [result(queue, "leaves", left) for left in ("thread", "file", "nothing")]
         assert len(set(pids)) == 1
         assert served.facts.all(Recycled) == []
-
-
-@both
-def test_a_job_that_opens_files_until_there_are_none_fails_and_its_child_is_replaced(
-    queue: Queue, serve: Callable[..., Any], start: str
-) -> None:
-    with serve(start=start) as served:
-        job = queue.add("leaves", "all files")
-        settled = served.facts.wait(Settled, job_id=job.id)
-        assert (settled.outcome, settled.to) == ("Raised", "failed")
-        assert "Too many open files" in settled.reason
-        child = served.facts.wait(Started, job_id=job.id).pid
-        served.facts.wait(Recycled, pid=child)
-        assert result(queue, "look")["pid"] != child
 
 
 @both
@@ -154,18 +122,6 @@ def test_a_child_is_replaced_after_its_jobs_and_the_next_one_is_warm_by_then(
         assert served.facts.wait(Recycled).reason == "has run 3 jobs"
         assert result(queue, "look")["pid"] != first[0]
         assert served.facts.wait(ChildDied).how == "exit 0"
-
-
-@both
-def test_a_child_that_keeps_more_memory_than_allowed_is_replaced_after_the_job(
-    queue: Queue, serve: Callable[..., Any], start: str
-) -> None:
-    with serve(start=start, recycle_rss=64 << 20) as served:
-        assert result(queue, "look")["pid"] == result(queue, "look")["pid"]
-        child = result(queue, "leaves", "memory")
-        recycled = served.facts.wait(Recycled)
-        assert (recycled.pid, recycled.reason[:5]) == (child, "kept ")
-        assert result(queue, "look")["pid"] != child
 
 
 @both
@@ -251,39 +207,6 @@ def cli(*args: str) -> str:
         [sys.executable, "-m", "sandq", *args], capture_output=True, text=True, check=False, env=dict(os.environ)
     )
     return done.stdout
-
-
-@both
-def test_a_processor_that_breaks_while_it_is_served_charges_no_job_is_shown_and_recovers_when_it_is_mended(
-    queue: Queue, redis_url: str, prefix: str, serve: Callable[..., Any], tmp_path: Path, start: str
-) -> None:
-    processor = tmp_path / "jobs.py"
-    good = "import os\nBY = os.getpid()\ndef process(job):\n    return BY\n"
-    processor.write_text(good)
-    with serve(start=start, processor=str(processor), spares=0, recycle_after=1) as served:
-        imported_by = queue.result(queue.add("page"), timeout=20)
-        served.facts.wait(ChildReady, nth=2)
-        processor.write_text("import no_such_module\n")
-        if start == "template":  # it has imported the file already; the next one will not be able to
-            os.kill(imported_by, signal.SIGKILL)
-            served.facts.wait(ChildDied, pid=imported_by)
-        queue.result(queue.add("page"), timeout=20)
-        broken = served.facts.wait(ProcessorBroken)
-        assert "no_such_module" in broken.why
-        waiting = queue.add("page")
-        state = served.supervisor.stats()["queues"]["render"]
-        assert "no_such_module" in state["broken"]
-        assert 0 < state["broken_retry_s"] <= 1.0
-        served.facts.wait(ProcessorBroken, nth=2)
-        status = ("status", "render", "--redis", redis_url, "--prefix", prefix)
-        eventually(lambda: re.search(r"broken: .*no_such_module.* \(next try in [\d.]+s\)", cli(*status)), "is shown")
-        assert queue.state(waiting.id) == "waiting"
-        processor.write_text(good)
-        assert queue.result(waiting, timeout=20) > 0
-        ended = queue.job(waiting.id)
-        assert (ended.attempts_made, ended.attempts_started, ended.crashes, ended.interruptions) == (1, 1, 0, 0)
-        state = served.supervisor.stats()["queues"]["render"]
-        assert (state["broken"], state["broken_retry_s"]) == (None, None)
 
 
 # -- templates ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 JOBS = 500
 CHILDREN = 8
 SPARES = 1
-WARM_UP = 250  # mixed likewise, so that what is allocated once, such as buffers for floods of output, does not count
+# Mixed likewise. After the first bad jobs a supervisor holds the same to some kilobytes, wave after wave; but floods of
+# output need megabytes at once, and the allocator keeps of them what it pleases.
+WARM_UP = 250
 MAX_HEARTBEAT_P99_MS = 100
 MAX_GROWTH = 1.10
 MAX_CONNECTIONS = SLOTS + 2  # and one that renews, and one that waits for jobs
@@ -52,7 +54,7 @@ KINDS = {
     "exits 3": Kind("exits", 3, "Crashed", f"exit 3 before a result {CRASH}", 2),
     "segfaults": Kind("segfaults", None, "Crashed", "SIGSEGV", 2),
     "kills itself": Kind("kills-itself", None, "Crashed", "SIGKILL", 2),
-    "garbage": Kind("garbage-on-channel", None, "Crashed", "do not start with the frame magic", 2),
+    "garbage": Kind("garbage-everywhere", None, "Crashed", "do not start with the frame magic", 2),
     "NaN": Kind("returns", "nan", "Raised", "ValueError: Out of range float values"),
     "huge result": Kind("returns", "20 MiB", "TooLarge", "over the limit of 16777216"),
     "prints": Kind("prints-a-lot", None, "Completed", "", to="completed"),

@@ -15,7 +15,7 @@ from sandq.clock import boottime
 from sandq.config import Lease
 from sandq.job import Job, JobState
 from sandq.queue import Queue
-from sandq.supervisor.facts import LauncherDied, Recovered, Settled, Started
+from sandq.supervisor.facts import LauncherDied, Progressed, Recovered, Settled, Started
 
 LOCK_S = 1.0  # what `supervise` gives
 
@@ -26,13 +26,14 @@ def test_jobs_whose_child_was_killed_end_completed(
     only = supervise(concurrency=2)
     jobs = queue.add_many([("waits", {"until": str(end)})] * 4)
     for job in jobs[:2]:
+        only.facts.wait(Progressed, job_id=job.id)
         os.kill(only.facts.wait(Started, job_id=job.id).pid, signal.SIGKILL)
         assert only.facts.wait(Settled, job_id=job.id).outcome == "Crashed"
     end.touch()
     all_completed(queue, jobs)
 
 
-def test_jobs_whose_launcher_was_killed_end_completed_by_a_new_one(
+def test_case_60_jobs_whose_launcher_was_killed_end_completed_by_a_new_one(
     queue: Queue, end: Path, supervise: Callable[..., SupervisorProcess]
 ) -> None:
     only = supervise(concurrency=2)
@@ -71,7 +72,7 @@ def orphan(queue: Queue, end: Path, first: SupervisorProcess, start: Callable[[]
     return job, second, killed_at
 
 
-def test_a_job_of_a_killed_supervisor_is_recovered_within_lock_plus_check_and_its_child_is_gone_in_a_second(
+def test_case_57_a_job_of_a_killed_supervisor_is_recovered_within_lock_plus_check_and_its_child_is_gone_in_a_second(
     queue: Queue, end: Path, supervise: Callable[..., SupervisorProcess]
 ) -> None:
     lease = Lease(2.0)
@@ -111,7 +112,7 @@ def test_all_jobs_end_when_redis_is_killed_and_started_again_with_what_it_had_on
         assert [completions(queue, job) for job in jobs] == [1] * 20
 
 
-def test_a_drain_puts_running_jobs_back_without_spending_an_attempt(
+def test_case_64_a_drain_puts_running_jobs_back_without_spending_an_attempt(
     queue: Queue, supervise: Callable[..., SupervisorProcess]
 ) -> None:
     only = supervise(concurrency=2, settings={"drain_timeout_s": 0.8})
@@ -125,7 +126,7 @@ def test_a_drain_puts_running_jobs_back_without_spending_an_attempt(
         assert (queue.job(job.id).attempts_made, queue.job(job.id).interruptions) == (0, 1)
 
 
-def test_a_second_sigterm_stops_at_once_and_still_puts_jobs_back(
+def test_case_65_a_second_sigterm_stops_at_once_and_still_puts_jobs_back(
     queue: Queue, supervise: Callable[..., SupervisorProcess]
 ) -> None:
     only = supervise(soft_stop_s=20, term_stop_s=20, settings={"drain_timeout_s": 60})

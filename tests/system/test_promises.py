@@ -25,7 +25,7 @@ from sandq.store import script, work
 from sandq.store.call import Call
 from sandq.store.executors import SyncExecutor
 from sandq.store.keys import QueueKeys
-from sandq.supervisor.facts import ChildReady, Settled, Started
+from sandq.supervisor.facts import ChildReady, Progressed, Settled, Started
 
 LOCK_S = 1.0  # what `supervise` gives
 
@@ -66,7 +66,7 @@ class Handover:
         return (last - first) / 1e9
 
 
-@pytest.mark.parametrize("launcher", [False, True], ids=["supervisor", "supervisor and launcher"])
+@pytest.mark.parametrize("launcher", [False, True], ids=["case_58_supervisor", "case_59_supervisor_and_launcher"])
 def test_a_child_of_a_frozen_supervisor_is_dead_before_its_job_runs_elsewhere(
     queue: Queue, tmp_path: Path, end: Path, supervise: Callable[..., SupervisorProcess], launcher: bool
 ) -> None:
@@ -159,6 +159,7 @@ def test_without_renewals_the_same_loop_loses_its_lock_and_starts_again(
 def restart_s(supervisor: SupervisorProcess, queue: Queue, number: int, limit_s: float = 20.0) -> float:
     """Kill the child of a new job while it burns; the time until the job was handed to another."""
     job = queue.add("killed-once")
+    supervisor.facts.wait(Progressed, job_id=job.id)
     child = supervisor.facts.wait(Started, job_id=job.id).pid
     supervisor.facts.wait(ChildReady, nth=2 + number)  # the spare is warm
     killed_at = boottime()

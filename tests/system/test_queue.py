@@ -75,9 +75,12 @@ class Worker:
     def __init__(self, executor: SyncExecutor, keys: QueueKeys) -> None:
         self._executor, self._keys, self._tokens = executor, keys, itertools.count()
 
-    def claim(self) -> work.Taken:
+    def look(self) -> work.Claimed:
         wanted = work.NextClaim(tokens=[f"w:{next(self._tokens)}"], lease=Lease(30))
-        return self._executor.run(work.claim(self._keys, wanted)).jobs[0]
+        return self._executor.run(work.claim(self._keys, wanted))
+
+    def claim(self) -> work.Taken:
+        return self.look().jobs[0]
 
     def settle(self, taken: work.Taken, settlement: Settlement) -> None:
         call = work.settle(self._keys, taken.job.id, taken.token, settlement, QueueSettings())
@@ -267,14 +270,14 @@ def test_events_tell_what_happened_from_the_beginning_and_then_what_happens(
 ) -> None:
     job = queue.add("page")
     stream = queue.events(since="0", block=5)
-    seen = [next(stream)[1] for _ in range(2)]
+    seen = [next(stream).fields for _ in range(2)]
     assert seen == [
         {"event": "added", "jobId": job.id, "name": "page"},
         {"event": "waiting", "jobId": job.id},
     ]
     with Queue(keys.queue, redis=redis_url, prefix=keys.prefix) as other:
         when_blocked(other.pause)
-        assert next(stream)[1] == {"event": "paused"}
+        assert next(stream).fields == {"event": "paused"}
     stream.close()
 
 

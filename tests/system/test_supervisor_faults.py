@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from cgroup import cgroup, enter
 from harness import Served, SupervisorProcess, eventually, handlers, lives, serving, wait_gone
 from network import FOREVER, ChaosProxy
 from redis import Redis
@@ -28,7 +29,7 @@ from sandq.store import work
 from sandq.store.executors import SyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.store.script import load_all
-from sandq.supervisor.facts import Fact, LauncherDied, ProcessorBroken, Settled, Started
+from sandq.supervisor.facts import Fact, LauncherDied, ProcessorBroken, Progressed, Settled, Started
 from sandq.supervisor.loop import Supervisor
 
 LOCK_S = 1.5
@@ -85,8 +86,7 @@ def way(redis_url: str) -> Iterator[ChaosProxy]:
 
 
 def completions(queue: Queue, job_id: str) -> int:
-    seen = (fields for _, fields in queue.events(since="0", block=0.01))
-    return sum(fields.get("jobId") == job_id and fields["event"] == "completed" for fields in seen)
+    return sum(event.job_id == job_id for event in queue.events(since="0", block=0.01, names="completed"))
 
 
 # -- blocked -----------------------------------------------------------------------------------------------------------
@@ -144,31 +144,6 @@ def test_case_63_a_host_that_holds_the_gil_loses_its_children_and_lives_on(
 # -- frozen ------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def cgroup(kind: str) -> Iterator[Path]:
-    """A control group of a kind of our own; skips where we may not make one."""
-    root = Path("/sys/fs/cgroup") / kind
-    group = root / f"sandq-test-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no {kind} control group can be made here: {error}")
-    try:
-        yield group
-    finally:
-        eventually(lambda: not leave(group), "the control group is empty")
-        group.rmdir()
-
-
-def leave(group: Path) -> list[str]:
-    """Move every process out of a control group; those that were in it, which may have started others meanwhile."""
-    pids = (group / "cgroup.procs").read_text().split()
-    for pid in pids:
-        with suppress(OSError):  # it has ended meanwhile
-            (group.parent / "cgroup.procs").write_text(pid)
-    return pids
-
-
 def test_case_61_a_supervisor_frozen_with_its_children_for_two_locks_stops_them_within_50_ms_of_its_thaw(
     queue: Queue, supervise: Callable[..., SupervisorProcess], tmp_path: Path, end: Path
 ) -> None:
@@ -179,8 +154,7 @@ def test_case_61_a_supervisor_frozen_with_its_children_for_two_locks_stops_them_
     eventually(lambda: child in lives(stamps), "the child stamps")
     other = supervise()
     with cgroup("freezer") as group:
-        for pid in (first.pid, *(each.pid for each in psutil.Process(first.pid).children(recursive=True))):
-            (group / "cgroup.procs").write_text(str(pid))
+        enter(group, first.pid)
         state = group / "freezer.state"
         state.write_text("FROZEN")
         eventually(lambda: state.read_text().strip() == "FROZEN", "all of it is frozen")
@@ -335,7 +309,7 @@ def test_case_70_many_stalled_checks_at_once_recover_each_job_once(
     for executor in (holder, *executors):
         executor.close()
     assert Counter(recovered) == Counter(job.id for job in jobs)
-    events = Counter(f["jobId"] for _, f in queue.events(since="0", block=0.01) if f["event"] == "stalled")
+    events = Counter(e.job_id for e in queue.events(since="0", block=0.01, names="stalled"))
     assert events == Counter(job.id for job in jobs)
     assert queue.counts()["waiting"] == len(jobs)
     assert redis_client.llen(keys.key("active")) == 0
@@ -360,6 +334,7 @@ def test_case_71_a_supervisor_without_files_lives_and_recovers_when_there_are_so
 ) -> None:
     only = supervise(lock_s=3.0, spares=0)
     job = queue.add("killed-once")
+    only.facts.wait(Progressed, job_id=job.id)
     child = only.facts.wait(Started, job_id=job.id).pid
     with no_more_files(only.pid):
         os.kill(child, signal.SIGKILL)
@@ -390,6 +365,7 @@ def test_case_72_a_fork_that_fails_is_tried_again_and_no_job_pays(
 ) -> None:
     only = supervise(lock_s=3.0, spares=0)
     job = queue.add("killed-once")
+    only.facts.wait(Progressed, job_id=job.id)
     child = only.facts.wait(Started, job_id=job.id).pid
     with cgroup("pids") as group:
         (group / "cgroup.procs").write_text(str(only.launcher))

@@ -13,10 +13,11 @@ import pytest
 from sandq.config import Lease, QueueSettings
 from sandq.job import Job
 from sandq.outcome import Place, Settlement
-from sandq.store import produce, reads, work
+from sandq.store import flow, gauges, maintain, produce, reads, schedule, stream, work
 from sandq.store.call import Call, Read
 from sandq.store.keys import QueueKeys
 from sandq.store.newjob import new_job
+from sandq.store.plan import new_plan
 
 KEYS = QueueKeys("render", "bull")
 HEAVY = {"redis", "asyncio", "click", "rich", "psutil", "msgspec", "cloudpickle", "multiprocessing"}
@@ -72,6 +73,11 @@ def every_operation() -> list[Call[Any] | Read[Any] | None]:
         produce.retry_all(KEYS),
         produce.remove(KEYS, "1"),
         produce.cancel(KEYS, "1"),
+        flow.insert([flow.Node(KEYS, "a", new_job("page"), waits=False)]),
+        flow.leave(KEYS, "1"),
+        schedule.upsert(KEYS, new_plan("nightly", every="1h"), ()),
+        schedule.remove(KEYS, "nightly"),
+        schedule.page(KEYS),
         reads.state(KEYS, "1"),
         reads.counts(KEYS),
         reads.page(KEYS, reads.COUNTED[0], 0, 10, newest_first=True),
@@ -89,6 +95,21 @@ def every_operation() -> list[Call[Any] | Read[Any] | None]:
         work.update_data(KEYS, "1", b"{}"),
         work.register(KEYS, "s", b"{}", 1000),
         work.unregister(KEYS, "s"),
+        maintain.drain(KEYS, "wait"),
+        maintain.clean(KEYS, "completed", 0),
+        maintain.obliterate(KEYS),
+        maintain.promote_all(KEYS),
+        maintain.change_priority(KEYS, "1", 5),
+        maintain.change_delay(KEYS, "1", 1000),
+        maintain.clear_logs(KEYS, "1"),
+        maintain.forget_deduplication(KEYS, "S"),
+        maintain.set_concurrency(KEYS, 2),
+        maintain.limit_for(KEYS, 1000),
+        maintain.trim_events(KEYS, 10),
+        gauges.due_within(KEYS, 1000),
+        gauges.limited_ms(KEYS),
+        stream.edges(KEYS),
+        stream.publish(KEYS, "invoice", {"cents": b"1250"}),
     ]
 
 

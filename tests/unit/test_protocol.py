@@ -102,6 +102,10 @@ def test_a_body_of_exactly_the_limit_passes() -> None:
         (header(head=2) + b"[]", "is not an object"),
         (header(head=2) + b"\xff\xff", "is not JSON"),
         (header(head=MAX_HEAD) + b"[" * MAX_HEAD, "is not JSON"),
+        (header(head=4) + b"{}{}", "is not JSON: something follows it"),
+        (header(head=4) + b"{\0}\0", "is not JSON"),
+        (header(head=11) + b'{"a":"\xed\xa0\x80"}', "is not JSON"),
+        (header(head=14) + b'{"a":"\\ud800"}', "holds half a surrogate pair"),
         (header(kind=Kind.RAISED, head=2) + b"{}", "has no valid 'error'"),
         (header(kind=Kind.OVERSIZE, head=12) + b'{"size":"x"}', "has no valid 'size'"),
     ],
@@ -127,6 +131,26 @@ def test_a_decoder_that_failed_never_works_again() -> None:
         receiver.feed(b"garbage")
     with pytest.raises(ProtocolError, match="frame magic"):
         receiver.feed(encode(Frame(Kind.DONE, 1)))
+
+
+def test_frames_that_arrive_together_with_a_part_of_the_next_lose_nothing() -> None:
+    frames = [Frame(Kind.DONE, nonce, {}, bytes(nonce)) for nonce in range(5)]
+    stream = b"".join(map(encode, frames))
+    receiver = decoder()
+    assert receiver.feed(stream[:-3]) == frames[:-1]
+    assert receiver.feed(stream[-3:] + stream) == [frames[-1], *frames]
+
+
+def test_a_broken_frame_behind_a_good_one_breaks_the_stream() -> None:
+    receiver = decoder()
+    for data in (encode(Frame(Kind.DONE, 1)) + b"garbage", encode(Frame(Kind.DONE, 1))):
+        with pytest.raises(ProtocolError, match="frame magic"):
+            receiver.feed(data)
+
+
+def test_a_name_that_is_no_text_reaches_the_child_as_it_is() -> None:
+    frame = Frame(Kind.RUN, 3, {"id": "1", "name": "\ud800"}, b"{}")
+    assert Decoder(from_child=False, max_body=MAX_BODY).feed(encode(frame)) == [frame]
 
 
 def test_the_supervisor_speaks_its_own_kinds_to_the_child() -> None:

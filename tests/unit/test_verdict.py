@@ -95,9 +95,9 @@ def test_what_an_answer_means(seen: dict[str, Any], outcome: Outcome) -> None:
         ({"final": raised(stopped=True), "stop": TIMEOUT}, TimedOut, Cause.TIMEOUT_SOFT, "timed out after 5s"),
         ({"final": raised(stopped=True), "stop": DRAIN}, Interrupted, Cause.DRAIN, "draining"),
         ({"signal": "SIGKILL", "stop": DRAIN}, Interrupted, Cause.DRAIN, "draining"),
-        ({"launcher_died": True}, Interrupted, Cause.LAUNCHER, "launcher died"),
-        ({"launcher_died": True, "stop": TIMEOUT}, TimedOut, Cause.TIMEOUT_HARD, "timed out after 5s; killed"),
-        ({"launcher_died": True, "stop": CANCEL}, Cancelled, Cause.CANCELLED, "enough"),
+        ({"unseen": "launcher died"}, Interrupted, Cause.LAUNCHER, "launcher died"),
+        ({"unseen": "launcher died", "stop": TIMEOUT}, TimedOut, Cause.TIMEOUT_HARD, "timed out after 5s; killed"),
+        ({"unseen": "launcher died", "stop": CANCEL}, Cancelled, Cause.CANCELLED, "enough"),
         ({"signal": "SIGTERM", "stop": CANCEL}, Cancelled, Cause.CANCELLED, "enough"),
         ({"final": Frame(Kind.DONE, body=b"{")}, Crashed, Cause.PROTOCOL, "not one JSON text"),
         ({"final": Frame(Kind.DONE, body=b"")}, Crashed, Cause.PROTOCOL, "not one JSON text"),
@@ -121,7 +121,7 @@ def test_a_soft_stop_leaves_the_stack_of_where_the_handler_stood() -> None:
 
 
 def test_a_lost_lock_outranks_everything_that_was_seen() -> None:
-    for seen in ({"final": DONE}, {"final": raised()}, {"exit_code": 1}, {"launcher_died": True}):
+    for seen in ({"final": DONE}, {"final": raised()}, {"exit_code": 1}, {"unseen": "launcher died"}):
         assert isinstance(verdict(**seen, stop=LOST), LockLost)
 
 

@@ -8,6 +8,8 @@ local stored = replay(slot, op)
 if stored then return stored end
 
 local q = queue_keys(base)
+check_types(q)
+check_job_types(q, id)
 local facts = read_finish(q, id)
 local state = find_state(q, id)
 if not state or redis.call('EXISTS', job_key(q, id)) == 0 then return 'missing' end

@@ -1,15 +1,19 @@
 -- Claims up to one job per token, with lock, fence and start time written; also promotes what is due.
 -- keys: base slot
--- args: op lock_ms worker limiter_max limiter_ms max_data tokens...
--- uses: queue reply take
+-- args: op lock_ms worker limiter_max limiter_ms max_data at_once tokens...
+-- uses: core reply take active
+-- seldom: queue place limiter oversize
 -- replies: {why, wait_ms, job...}; why '' | 'empty' | 'paused' | 'limited' | 'full'; see lib/take.lua
 
 local q = queue_keys(base)
-local taken = replay(slot, op)
+local rule = claim_rule(now_us(), lock_ms, worker, limiter_max, limiter_ms, max_data, at_once)
+local taken, jobs = replay(slot, op), nil
 if not taken then
-  check_types(q)
+  local tokens = arguments(tokens_from)
+  check_take(q)
+  read_active(q, #tokens)
   reserve(slot)
-  local rule = claim_rule(now_ms(), lock_ms, worker, limiter_max, limiter_ms)
-  taken = remember(slot, op, take(q, rule, arguments(tokens_from)))
+  taken, jobs = take(q, rule, tokens)
+  remember(slot, op, taken)
 end
-return show_taken(q, taken, tonumber(max_data))
+return show_taken(q, taken, rule, jobs)

@@ -1,114 +1,148 @@
--- Writes what became of an attempt, all of it or nothing, and claims the next jobs if tokens are given.
+-- Writes what became of attempts, each all of it or nothing, and claims the next jobs if tokens are given.
 -- keys: base slot
--- args: op id token to front spends counts result reason stacktrace delay_ms limit_ms death keep points
--- args: lock_ms worker limiter_max limiter_ms max_data tokens...
---       to: completed failed wait delayed waiting-children; front, spends: '1' or ''; '' is "none" for all others
--- uses: queue reply event place parent finish take holder cancel
--- replies: {word} or {word, claimed}: 'ok'; 'missing' (its hash is gone; the lock is given up); with nothing changed
+-- args: op lock_ms worker limiter_max limiter_ms max_data at_once keep_completed keep_failed points count rest...
+--       keep_completed, keep_failed, points: the supervisor's retention and metrics, see lib/finish.lua
+--       rest: `count` settlements (some hundred at most), then the tokens of the next claim (see lib/take.lua)
+--       a settlement: id token to value more; to: completed failed wait delayed waiting-children; value: the result, or
+--       the reason or ''; more: JSON {front, spends, counts, stacktrace, delay_ms, limit_ms, death}, texts, those that
+--       are to be written; '' for none
+-- uses: core reply event finish take active cancel leaving
+-- seldom: queue place create parent dedup others metrics keep limiter oversize cancel leaving
+-- replies: {{word...}} or {{word...}, claimed}; one word for each settlement, in their order:
+--          'ok'; 'missing' (its hash is gone; the lock is given up); with nothing changed
 --          'lost' 'not-active' 'pending-children' 'failed-children' 'nothing-to-wait-for' 'cancel-requested'
+-- When no settlement changed anything, nothing is claimed either.
+
+local WIDTH = 5
 
 local q = queue_keys(base)
-local job = job_key(q, id)
-local now = now_ms()
+local rule = claim_rule(now_us(), lock_ms, worker, limiter_max, limiter_ms, max_data, at_once)
+local tokens_from = rest_from + tonumber(count) * WIDTH
 
-local function refused()
+local function settlements()
+  local given = {}
+  for at = rest_from, tokens_from - 1, WIDTH do
+    local to, value = ARGV[at + 2], ARGV[at + 3]
+    local s = ARGV[at + 4] == '' and {} or cjson.decode(ARGV[at + 4])
+    s.id, s.token, s.to, s.job = ARGV[at], ARGV[at + 1], to, job_key(q, ARGV[at])
+    s.terminal = to == 'completed' or to == 'failed'
+    if to == 'completed' then s.result = value else s.reason = value end
+    given[#given + 1] = s
+  end
+  return given
+end
+
+-- The locks of all, and whether one of them may have children left to wait for or failed ones.
+local function read_locks(given)
+  local locks, children = {}, {}
+  for index, s in ipairs(given) do
+    locks[index] = s.job .. ':lock'
+    children[2 * index - 1], children[2 * index] = s.job .. ':dependencies', s.job .. ':unsuccessful'
+  end
+  return redis.call('MGET', unpack(locks)), redis.call('EXISTS', unpack(children)) > 0
+end
+
+local function word_for(s, lock, has_children)
+  if lock ~= s.token then return 'lost' end
+  s.facts = read_facts(q, s.id)
+  if not s.facts then return 'missing' end
+  if not is_active(q, s.id) then return 'not-active' end
+  if s.terminal and not has_children then return 'ok' end
+  seldom()
+  return refusal_of(q, s) or 'ok'
+end
+
+-- Reads only: everything is checked before the first write, since scripts do not roll back. What nearly all are, the end
+-- of a job that concerns no other one, writes to few keys.
+local function check(written)
+  local simple, to = true, {}
+  for _, s in ipairs(written) do
+    local ends = s.terminal and not s.limit_ms and s.facts and is_plain(s.facts)
+    simple = simple and (ends or s.word == 'missing')
+    to[s.to] = true
+  end
+  if points ~= '0' or not simple then seldom() end
+  if points ~= '0' then check_metrics(q) end
+  if simple then
+    check_take(q)
+    q.none_stalled = redis.call('SCARD', q.stalled) == 0
+    q.none_cancelled = redis.call('HLEN', q.cancels) == 0
+    if to.completed then redis.call('ZCARD', q.completed) end
+    if to.failed then redis.call('ZCARD', q.failed) end
+    return
+  end
   check_types(q)
-  check_job_types(q, id)
-  if not holds(q, id, token) then return 'lost' end
-  if redis.call('EXISTS', job) == 0 then return nil end
-  if not redis.call('LPOS', q.active, id) then return 'not-active' end
-  local pending = redis.call('SCARD', job .. ':dependencies') > 0
-  local failed = redis.call('ZCARD', job .. ':unsuccessful') > 0
-  if to == 'completed' and pending then return 'pending-children' end
-  if (to == 'completed' or to == 'waiting-children') and failed then return 'failed-children' end
-  if to == 'waiting-children' and not pending then return 'nothing-to-wait-for' end
-  -- Whoever cancelled was told that the job was running: it must not run again because its attempt ended first.
-  if to ~= 'completed' and to ~= 'failed' and is_cancelled(q, id, token) then return 'cancel-requested' end
-  return nil
-end
-
-local function write_attempt()
-  if reason ~= '' then redis.call('HSET', job, 'failedReason', reason) end
-  if stacktrace ~= '' then redis.call('HSET', job, 'stacktrace', stacktrace) end
-  if counts ~= '' then grow(job, counts) end
-  if death ~= '' then redis.call('HSET', job, 'sq_death', death) end
-end
-
-local function spend()
-  if spends == '1' then grow(job, 'atm') end
-end
-
-local function to_wait()
-  local priority = priority_of(q, id)
-  if front ~= '1' then promote_due(q, now) end -- they were due before this retry was
-  spend()
-  put_waiting(q, id, priority, front == '1')
-  emit_capped(q, 'event', 'waiting', 'jobId', id, 'prev', 'active')
-  mark_base(q)
-end
-
-local function to_delayed()
-  local due = now + tonumber(delay_ms)
-  spend()
-  redis.call('HSET', job, 'delay', delay_ms)
-  put_delayed(q, id, due)
-  emit_capped(q, 'event', 'delayed', 'jobId', id, 'delay', text(due))
-  mark_delayed(q)
-end
-
-local function to_children()
-  redis.call('ZADD', q.waiting_children, now, id)
-  emit(q, 'event', 'waiting-children', 'jobId', id, 'prev', 'active')
-end
-
-local function to_end(facts)
-  local value = to == 'completed' and result or reason
-  finish(q, id, facts, {
-    to = to, value = value, now = now, prev = 'active', keep = keep, points = tonumber(points), death = death,
-  })
-end
-
-local function write(facts)
-  give_up(q, id)
-  forget_cancel(q, id)
-  write_attempt()
-  if limit_ms ~= '' then redis.call('SET', q.limiter, text(MANUAL_LIMIT), 'PX', limit_ms) end
-  if facts then to_end(facts)
-  elseif to == 'wait' then to_wait()
-  elseif to == 'delayed' then to_delayed()
-  else to_children()
+  for _, s in ipairs(written) do
+    check_job_types(q, s.id)
+    if s.facts and s.terminal then check_others(q, s.facts) end
   end
 end
 
-local function is_drained()
-  return redis.call('LLEN', q.wait) == 0 and redis.call('LLEN', q.active) == 0
-    and redis.call('ZCARD', q.prioritized) == 0
+-- The DEL of the locks comes first: it passes when Redis is out of memory, and then everything does.
+local function give_up(written)
+  local ids, locks = {}, {}
+  for index, s in ipairs(written) do ids[index], locks[index] = s.id, s.job .. ':lock' end
+  redis.call('DEL', unpack(locks))
+  if not q.none_stalled then redis.call('SREM', q.stalled, unpack(ids)) end
+  for _, id in ipairs(ids) do
+    redis.call('LREM', q.active, '-1', id)
+    note_active(q, id, -1)
+  end
 end
 
--- A next claim that found a job, a limit, a pause or a delayed job says that the queue has not run dry.
-local function claim_next(ended)
-  local tokens = arguments(tokens_from)
-  local taken = {'empty', -1}
-  if #tokens > 0 then taken = take(q, claim_rule(now, lock_ms, worker, limiter_max, limiter_ms), tokens) end
-  local nothing = taken[1] == 'empty' and taken[2] == -1 and #taken == 2
-  if ended and nothing and is_drained() then emit(q, 'event', 'drained') end
-  return taken
+local function write(s)
+  if not q.none_cancelled then
+    seldom()
+    forget_cancel(q, s.id)
+  end
+  if s.limit_ms then redis.call('SET', q.limiter, '9007199254740991', 'PX', s.limit_ms) end -- as if set by hand
+  if not s.terminal then
+    write_attempt(s)
+    return put_back(q, s, rule.now)
+  end
+  if s.stacktrace then redis.call('HSET', s.job, 'stacktrace', s.stacktrace) end
+  finish_one(q, s.id, s.facts, {
+    to = s.to, value = s.result or s.reason, now = rule.now, prev = 'active', points = tonumber(points),
+    keep = s.to == 'completed' and keep_completed or keep_failed, death = s.death or '',
+  })
 end
 
-local function show(settled)
-  if #ARGV < tokens_from then return {settled[1]} end
-  return {settled[1], show_taken(q, settled[2], tonumber(max_data))}
+local function claim_next(ended, tokens)
+  local taken, jobs = {'empty', -1}, nil
+  if tokens[1] then taken, jobs = take(q, rule, tokens) end
+  -- One that found a job, a limit, a pause or a delayed job says that the queue has not run dry.
+  if ended and taken[1] == 'empty' and taken[2] == -1 and not taken[3] and redis.call('LLEN', q.wait) == 0
+    and redis.call('LLEN', q.active) == 0 and redis.call('ZCARD', q.prioritized) == 0 then
+    emit(q, 'event', 'drained')
+  end
+  return taken, jobs
+end
+
+local function show(settled, jobs)
+  if #ARGV < tokens_from or not settled[2] then return {settled[1]} end
+  return {settled[1], show_taken(q, settled[2], rule, jobs)}
 end
 
 local settled = replay(slot, op)
 if settled then return show(settled) end
-local word = refused()
-if word then return {word} end
-if redis.call('EXISTS', job) == 0 then
-  give_up(q, id)
-  return show(remember(slot, op, {'missing', claim_next(true)}))
+local given, words, written, ended = settlements(), {}, {}, false
+local tokens = arguments(tokens_from)
+read_active(q, #given + #tokens)
+local locks, has_children = read_locks(given)
+for index, s in ipairs(given) do
+  s.word = word_for(s, locks[index], has_children)
+  words[index] = s.word
+  if s.word == 'ok' or s.word == 'missing' then written[#written + 1] = s end
+  ended = ended or s.word == 'missing' or (s.word == 'ok' and s.terminal)
 end
-local terminal = to == 'completed' or to == 'failed'
-local facts = terminal and read_finish(q, id) or nil
-write(facts)
-return show(remember(slot, op, {'ok', claim_next(terminal)}))
+if not written[1] then return {words} end
+check(written)
+-- Claiming is what pauses when Redis is out of memory. The settlements pass: their first write is a DEL.
+if tokens[1] and not can_reserve(slot) then tokens = {} end
+give_up(written)
+for _, s in ipairs(written) do
+  if s.word == 'ok' then write(s) end
+end
+keep_finished(q, rule.now)
+local taken, jobs = claim_next(ended, tokens)
+return show(remember(slot, op, {words, taken}), jobs)

@@ -85,3 +85,35 @@ def a_resume_with_only_delayed_jobs(hands: Hands) -> None:
     hands.add("later", delay=LATER_MS)
     hands.operate("pause")
     hands.operate("resume")
+
+
+@recipe
+def delayed_jobs_beyond_the_last_place_of_a_millisecond(hands: Hands) -> None:
+    due = LONG_AGO + 60_000
+    hands.add("later", timestamp=LONG_AGO, delay=60_000)
+    hands.client.zadd(hands.keys.key("delayed"), {"1": (due + 1) * 4096 - 1})
+    for _ in range(2):
+        hands.add("later", timestamp=LONG_AGO, delay=60_000)
+
+
+@recipe
+def many_adds_at_once(hands: Hands) -> None:
+    hands.add_many(
+        {"name": "plain", "data": {"n": 1}, "opts": {}},
+        {"name": "prio", "data": {}, "opts": {"priority": 3, "jobId": "custom"}},
+        {"name": "later", "data": {}, "opts": {"delay": LATER_MS}},
+        {"name": "prio", "data": {}, "opts": {"jobId": "custom"}},
+        {"name": "lifo", "data": {}, "opts": {"lifo": True, "attempts": 3}},
+    )
+
+
+@recipe
+def a_resume_with_what_bullmq_5_set_aside(hands: Hands) -> None:
+    for _ in range(3):
+        hands.add("plain")
+    hands.operate("pause")
+    hands.client.rename(hands.keys.key("wait"), hands.keys.key("paused"))
+    for _ in range(2):
+        hands.add("plain")
+    hands.operate("resume")
+    take(hands, "1")

@@ -162,3 +162,66 @@ def the_last_pending_child_is_removed(hands: Hands) -> None:
     hands.flow(flow(child("A"), child("B")))
     leaves.complete(take(leaves, "A"))
     leaves.operate("remove", "B")
+
+
+@recipe
+def a_flow_whose_only_child_had_ended(hands: Hands) -> None:
+    leaves = hands.on("leaves")
+    leaves.add("early", jobId="E")
+    leaves.complete(take(leaves, "E"), {"r": 7})
+    hands.flow(flow(child("E")))
+
+
+@recipe
+def a_flow_of_which_one_child_had_ended(hands: Hands) -> None:
+    leaves = hands.on("leaves")
+    leaves.add("early", jobId="E")
+    leaves.complete(take(leaves, "E"))
+    hands.flow(flow(child("E"), child("A")))
+
+
+@recipe
+def a_deep_flow_with_options_of_every_kind(hands: Hands) -> None:
+    deep = {**child("M", priority=2, attempts=3), "children": [child("A", lifo=True), child("B", removeOnComplete=5)]}
+    deep["children"].append({**child("N", delay=LATER_MS), "children": [child("C", priority=7, keepLogs=3)]})
+    hands.flow(flow(deep, child("D", backoff={"type": "fixed", "delay": 7}), removeOnFail=True))
+
+
+@recipe
+def a_flow_while_its_queues_are_paused(hands: Hands) -> None:
+    leaves = hands.on("leaves")
+    hands.operate("pause")
+    leaves.operate("pause")
+    hands.flow(flow(child("A"), child("B", delay=LATER_MS)))
+    leaves.operate("resume")
+    leaves.complete(take(leaves, "A"))
+
+
+@recipe
+def a_flow_added_twice(hands: Hands) -> None:
+    for _ in range(2):
+        hands.flow(flow(child("A"), child("B")))
+
+
+@recipe
+def a_root_without_children(hands: Hands) -> None:
+    hands.flow(flow(deduplication={"id": "d"}))
+
+
+@recipe
+def a_child_that_leaves_its_parent(hands: Hands) -> None:
+    leaves = hands.on("leaves")
+    hands.flow(flow(child("A"), child("B")))
+    leaves.operate("remove_child_dependency", "A")
+    leaves.complete(take(leaves, "A"))
+    leaves.operate("remove_child_dependency", "B")
+
+
+@recipe
+def a_family_that_has_ended_is_removed(hands: Hands) -> None:
+    # Of one that has not, BullMQ tells that the parent waits for a worker, as it removes the last child before it.
+    leaves = hands.on("leaves")
+    hands.flow(flow(child("A"), child("B", ignoreDependencyOnFailure=True)))
+    leaves.complete(take(leaves, "A"))
+    leaves.fail(take(leaves, "B"))
+    hands.operate("remove", "P")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hands import Hands
+import time
+
+import pytest
+from hands import Hands, LostError
 
 from recipes.table import LATER_MS, LONG_AGO, recipe, take
 
@@ -59,7 +62,7 @@ def a_handler_that_limits_the_rate(hands: Hands) -> None:
     hands.add("behind")
     hands.postpone(take(hands, "1"), "limit", LATER_MS)
     # A limit by hand holds sandq back always, BullMQ's workers only where some maximum is set.
-    hands.node.call("removeRateLimitKey")
+    hands.operate("remove_rate_limit")
     hands.add("prio", priority=2)
     for expected in ("1", "2"):
         hands.complete(take(hands, expected))
@@ -68,7 +71,7 @@ def a_handler_that_limits_the_rate(hands: Hands) -> None:
 
 @recipe
 def a_rate_limit_of_the_whole_queue(hands: Hands) -> None:
-    hands.node.call("setGlobalRateLimit", 2, LATER_MS)
+    hands.operate("set_global_rate_limit", 2, LATER_MS)
     for _ in range(3):
         hands.add("plain")
     take(hands, "1")
@@ -78,7 +81,7 @@ def a_rate_limit_of_the_whole_queue(hands: Hands) -> None:
 
 @recipe
 def a_concurrency_of_the_whole_queue(hands: Hands) -> None:
-    hands.node.call("setGlobalConcurrency", 1)
+    hands.operate("set_global_concurrency", 1)
     hands.add("plain")
     take(hands, "1")
     hands.add("plain")
@@ -89,6 +92,9 @@ def a_concurrency_of_the_whole_queue(hands: Hands) -> None:
 
 @recipe
 def metrics_of_several_minutes(hands: Hands) -> None:
+    if (left_s := 60 - time.time() % 60) < 5:
+        time.sleep(left_s)  # both sides have to see the same minutes go by
+    hands.measure()
     key = hands.keys.key("metrics:completed")
     for n in range(4):
         hands.add("plain")
@@ -119,3 +125,24 @@ def retention_by_count_and_age(hands: Hands) -> None:
         hands.fail(take(hands, str(n + 6)))
     hands.add("aged", removeOnComplete={"age": 3600, "limit": 1})
     hands.complete(take(hands, "8"))
+
+
+@recipe
+def a_limiter_of_the_worker(hands: Hands) -> None:
+    hands.limit(2, LATER_MS)
+    for _ in range(3):
+        hands.add("plain")
+    hands.complete(take(hands, "1"))
+    assert hands.complete(take(hands, "2"), claims=True) is None
+    assert hands.claim() is None
+
+
+@recipe
+def whoever_lost_the_lock_changes_nothing(hands: Hands) -> None:
+    hands.add("plain")
+    hands.add("plain")
+    for job_id, holder in (("1", ""), ("2", "another")):
+        take(hands, job_id)
+        hands.lose_lock(job_id, holder)
+        with pytest.raises(LostError):
+            hands.complete(job_id, {"v": 1})

@@ -18,6 +18,6 @@ local function is_cancelled(q, id, token)
 end
 
 local function forget_cancel(q, id)
-  redis.call('HDEL', q.cancels, id)
+  if not q.none_cancelled then redis.call('HDEL', q.cancels, id) end
 end
 

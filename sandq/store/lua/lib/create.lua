@@ -4,21 +4,20 @@
 --                         parent_key, parent (JSON text), dependencies_key, deid, rjk, waits (for children)}
 --                         numbers are numbers, absent members are nil
 
+local function number(n)
+  return n and n ~= 0 and text(n) or '0'
+end
+
 local function write_hash(q, spec)
   local fields = {
     'name', spec.name, 'data', spec.data, 'opts', spec.opts,
-    'timestamp', text(spec.timestamp), 'delay', text(spec.delay or 0), 'priority', text(spec.priority or 0),
+    'timestamp', text(spec.timestamp), 'delay', number(spec.delay), 'priority', number(spec.priority),
   }
-  local function also(name, value)
-    if value then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = value
-    end
+  local n = #fields
+  for name, value in pairs({parentKey = spec.parent_key, parent = spec.parent, deid = spec.deid, rjk = spec.rjk}) do
+    fields[n + 1], fields[n + 2] = name, value
+    n = n + 2
   end
-  also('parentKey', spec.parent_key)
-  also('parent', spec.parent)
-  also('deid', spec.deid)
-  also('rjk', spec.rjk)
   redis.call('HSET', job_key(q, spec.id), unpack(fields))
 end
 

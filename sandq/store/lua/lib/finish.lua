@@ -1,148 +1,162 @@
 -- The end of a job, completed or failed, wherever it was: everything a worker owes the queue at that moment.
--- uses: queue event place create parent dedup
---   read_finish(q, id) -> facts   reads and checks types only; call it before the first write
+-- uses: core event parent metrics keep others
+--   read_facts(q, id) -> facts | nil   reads only; nil when there is no such hash
+--   is_plain(facts)               no other job hears of this end: neither a parent nor one that was deduplicated
+--   read_finish(q, id) -> facts | nil   read_facts, and check_others, which is_plain(facts) can do without
 --   finish(q, id, facts, how)     how = {to = 'completed' | 'failed', value, now, prev, keep, points, death}
 --       value   the returnvalue (JSON text) or the failed reason (raw text)
 --       prev    the state the job is taken from, for the event; taking it out of there is the caller's
 --       keep    the supervisor's retention: JSON {count, age (s), limit}, or '' for the default; the job's option wins
 --       points  metrics data points, 0 for none            death   death certificate (JSON), or ''
+--   finish_one(q, id, facts, how)   the same for one of several, without what is done once for all of them:
+--   keep_finished(q, now)           puts them with those that ended before, and deletes what is beyond its retention
 
-local COUNTERS = {'sq_crashes', 'sq_interruptions', 'sq_unknown'}
+local OF_ATTEMPTS = {'sq_death', 'sq_crashes', 'sq_interruptions', 'sq_unknown'} -- an end clears them
+local OLDEST = 1000 -- deleted in one call, at most, so that a first trim of a long history cannot hold Redis up
+local AT_ONCE = 200 -- jobs of one command: unpack takes no more than some thousand values
 
-local function read_finish(q, id)
-  check_types(q)
-  check_job_types(q, id)
-  local facts = {parent = parent_of(q, id)}
-  if facts.parent then check_parent_types(facts.parent) end
-  local fields = redis.call('HMGET', job_key(q, id), 'deid', 'opts')
-  facts.opts = decode(fields[2])
-  if fields[1] then
-    facts.deid = fields[1]
-    redis.call('STRLEN', dedup_key(q, facts.deid))
-    redis.call('HLEN', next_key(q, facts.deid))
-  end
-  for _, to in ipairs({'completed', 'failed'}) do
-    redis.call('HLEN', q.base .. 'metrics:' .. to)
-    redis.call('LLEN', q.base .. 'metrics:' .. to .. ':data')
+local function read_facts(q, id)
+  local job = job_key(q, id)
+  local fields = redis.call('HMGET', job, 'opts', 'atm', 'deid', 'parentKey', 'parent', unpack(OF_ATTEMPTS))
+  if not fields[1] and redis.call('EXISTS', job) == 0 then return nil end
+  local facts = {
+    opts = decode(fields[1]), made = tonumber(fields[2] or '') or 0, deid = fields[3],
+    spent = fields[6] or fields[7] or fields[8] or fields[9],
+  }
+  if fields[4] or fields[5] then
+    seldom()
+    facts.parent = parent_from(fields[4], fields[5])
   end
   return facts
 end
 
-local function whole(value)
-  -- What no command takes as an integer must not reach one half way through a script.
-  local number = tonumber(value)
-  if not number or number ~= number or math.abs(number) > 1e12 then return nil end
-  return math.floor(number)
+local function is_plain(facts)
+  return not facts.parent and not facts.deid
 end
 
--- {count, age, limit}; count -1 keeps all, 0 keeps nothing.
-local function as_keep(option)
-  if option == true then return {count = 0} end
-  if option == false then return {count = -1} end
-  if type(option) == 'number' then return {count = whole(option) or -1} end
-  if type(option) ~= 'table' then return nil end
-  return {count = whole(option.count) or -1, age = whole(option.age), limit = whole(option.limit)}
+local function read_finish(q, id)
+  local facts = read_facts(q, id)
+  seldom()
+  if facts then check_others(q, facts) end
+  return facts
 end
 
-local function default_keep(q, to)
-  local version = redis.call('HGET', q.meta, 'version') or ''
-  -- Another team's history is not ours to trim.
-  if string.sub(version, 1, 7) == 'bullmq:' then return {count = -1} end
-  if to == 'completed' then return {count = 1000, age = 86400} end
-  return {count = -1, age = 604800}
+-- One and the same table for all jobs without an option of their own. Another team's history is not ours to trim.
+local function common_keep(q, how)
+  q.keeps = q.keeps or {}
+  local name = how.to .. how.keep
+  local keep = q.keeps[name]
+  if not keep and how.keep ~= '' then
+    seldom()
+    keep = as_keep(decode(how.keep))
+  elseif not keep then
+    keep = how.to == 'completed' and {count = 1000, age = 86400} or {count = -1, age = 604800}
+    if string.sub(meta_of(q).version, 1, 7) == 'bullmq:' then keep = {count = -1} end
+  end
+  q.keeps[name] = keep
+  return keep
 end
 
 local function retention(q, facts, how)
   local option = facts.opts.removeOnComplete
   if how.to == 'failed' then option = facts.opts.removeOnFail end
-  local keep = as_keep(option)
-  if keep then return keep end
-  if how.keep ~= '' then return as_keep(decode(how.keep)) end
-  return default_keep(q, how.to)
+  if option == nil then return common_keep(q, how) end
+  seldom()
+  return as_keep(option) or common_keep(q, how)
 end
 
-local function erase(q, id)
-  local parent = parent_of(q, id)
-  if parent then detach_child(parent, job_key(q, id)) end
-  delete_job(q, id)
-end
-
--- At most `limit` by each bound, so that a first trim of a long history cannot hold Redis up.
-local function trim_finished(q, set, keep, now)
-  local limit = keep.limit or 1000
-  local function erase_all(ids)
-    for _, id in ipairs(ids) do
-      erase(q, id)
-      redis.call('ZREM', set, id)
+-- A key of a foreign type is left alone: nothing says that it is the job's.
+local function erase(q, ids)
+  local jobs = {}
+  for _, id in ipairs(ids) do
+    local fields = redis.pcall('HMGET', job_key(q, id), 'parentKey', 'parent')
+    if fields[1] or fields[2] then
+      seldom()
+      local parent = parent_from(fields[1], fields[2])
+      if parent then detach_child(parent, job_key(q, id)) end
     end
+    if not fields.err then jobs[#jobs + 1] = id end
   end
+  if jobs[1] then delete_jobs(q, jobs) end
+end
+
+local function erase_from(q, set, ids)
+  for first = 1, #ids, AT_ONCE do
+    local some = {unpack(ids, first, math.min(first + AT_ONCE - 1, #ids))}
+    erase(q, some)
+    redis.call('ZREM', set, unpack(some))
+  end
+end
+
+-- `ended` jobs came in with this call.
+local function trim_finished(q, set, keep, now, ended)
   if keep.age then
-    erase_all(redis.call('ZREVRANGEBYSCORE', set, now - keep.age * 1000, 0, 'LIMIT', 0, limit))
+    local limit = keep.limit or OLDEST
+    limit = math.max(limit, math.min(limit * ended, OLDEST))
+    erase_from(q, set, redis.call('ZREVRANGEBYSCORE', set, text(now - keep.age * 1000), '0', 'LIMIT', '0', limit))
   end
   local excess = keep.count > 0 and redis.call('ZCARD', set) - keep.count or 0
-  if excess > 0 then erase_all(redis.call('ZRANGE', set, 0, math.min(excess, 1000) - 1)) end
+  if excess > 0 then erase_from(q, set, redis.call('ZRANGE', set, 0, math.min(excess, OLDEST) - 1)) end
 end
 
-local function write_end(q, id, how)
-  local job = job_key(q, id)
-  local field = how.to == 'completed' and 'returnvalue' or 'failedReason'
-  redis.call('ZADD', q[how.to], how.now, id)
-  redis.call('HSET', job, field, how.value, 'finishedOn', text(how.now))
+local function keep_finished(q, now)
+  for _, group in ipairs(q.finished or {}) do
+    redis.call('ZADD', group.set, unpack(group.scored))
+    trim_finished(q, group.set, group.keep, now, #group.scored / 2)
+  end
+  q.finished = nil
+end
+
+local function write_end(q, id, facts, how, keep)
+  local job, now = job_key(q, id), text(how.now)
   -- A certificate of an earlier attempt would explain the wrong end.
-  redis.call('HDEL', job, 'sq_death', unpack(COUNTERS))
+  if facts.spent then redis.call('HDEL', job, unpack(OF_ATTEMPTS)) end
   if how.to == 'failed' then redis.call('HDEL', job, 'defa') end
+  local field = how.to == 'completed' and 'returnvalue' or 'failedReason'
+  redis.call('HSET', job, field, how.value, 'finishedOn', now, 'atm', facts.made == 0 and '1' or text(facts.made + 1))
   if how.death ~= '' then redis.call('HSET', job, 'sq_death', how.death) end
+  local finished = q.finished or {}
+  local group = finished[keep] or {set = q[how.to], keep = keep, scored = {}}
+  if not finished[keep] then finished[#finished + 1] = group end
+  finished[keep], q.finished = group, finished
+  local n = #group.scored
+  group.scored[n + 1], group.scored[n + 2] = now, id
 end
 
-local function emit_end(q, id, how, made, attempts)
+-- The first of a call lets Redis trim the stream.
+local function emit_end(q, id, facts, how)
+  local tell = q.trimmed and emit or emit_capped
+  q.trimmed = true
   if how.to == 'completed' then
-    emit(q, 'event', 'completed', 'jobId', id, 'returnvalue', how.value, 'prev', how.prev)
+    tell(q, 'event', 'completed', 'jobId', id, 'returnvalue', how.value, 'prev', how.prev)
     return
   end
-  emit(q, 'event', 'failed', 'jobId', id, 'failedReason', how.value, 'prev', how.prev)
-  if made >= attempts then emit(q, 'event', 'retries-exhausted', 'jobId', id, 'attemptsMade', text(made)) end
+  tell(q, 'event', 'failed', 'jobId', id, 'failedReason', how.value, 'prev', how.prev)
+  local made = facts.made + 1
+  if made >= (tonumber(facts.opts.attempts) or 0) then
+    emit(q, 'event', 'retries-exhausted', 'jobId', id, 'attemptsMade', text(made))
+  end
 end
 
--- Per-minute counts: the figure of the minutes since the last one, then a zero for each minute in between.
-local function count_metrics(q, to, points, now)
-  local key = q.base .. 'metrics:' .. to
-  local before = grow(key, 'count') - 1
-  local last = redis.call('HMGET', key, 'prevTS', 'prevCount')
-  if not last[1] then
-    redis.call('HSET', key, 'prevTS', text(now), 'prevCount', '0')
-    return
+local function finish_one(q, id, facts, how)
+  if not is_plain(facts) then
+    seldom()
+    tell_others(q, id, facts, how)
   end
-  local minutes = math.min(math.floor(now / 60000) - math.floor(tonumber(last[1]) / 60000), points)
-  if minutes <= 0 then return end
-  redis.call('LPUSH', key .. ':data', text(before - (tonumber(last[2] or '') or 0)))
-  for _ = 2, minutes do redis.call('LPUSH', key .. ':data', '0') end
-  redis.call('LTRIM', key .. ':data', 0, points - 1)
-  redis.call('HSET', key, 'prevCount', text(before), 'prevTS', text(now))
+  local keep = retention(q, facts, how)
+  if keep.count == 0 then
+    erase(q, {id})
+  else
+    write_end(q, id, facts, how, keep)
+  end
+  emit_end(q, id, facts, how)
+  if how.points > 0 then
+    seldom()
+    count_metrics(q, how.to, how.points, how.now)
+  end
 end
 
 local function finish(q, id, facts, how)
-  trim_events(q)
-  if facts.deid then
-    release_dedup(q, id, facts.deid)
-    requeue_next(q, facts.deid, how.now)
-  end
-  local job = job_key(q, id)
-  if facts.parent then
-    if how.to == 'completed' then
-      child_completed(facts.parent, job, how.value, how.now)
-    else
-      child_failed(facts.parent, job, how.value, how.now)
-    end
-  end
-  local made = grow(job, 'atm')
-  local keep = retention(q, facts, how)
-  if keep.count == 0 then
-    erase(q, id)
-  else
-    write_end(q, id, how)
-    trim_finished(q, q[how.to], keep, how.now)
-  end
-  emit_end(q, id, how, made, tonumber(facts.opts.attempts) or 0)
-  if how.points > 0 then count_metrics(q, how.to, how.points, how.now) end
+  finish_one(q, id, facts, how)
+  keep_finished(q, how.now)
 end
-

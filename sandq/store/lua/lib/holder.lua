@@ -1,17 +1,10 @@
 -- Whoever writes for a running job proves the job's lock token first.
 -- uses: queue
 --   holds(q, id, token)          the lock is there and carries this token
---   give_up(q, id)               the lock's end: DEL of the lock first, which passes when Redis is out of memory
 --   refusal(q, id, token) -> word | nil   'lost' | 'missing'; the token '' is an operator's, who needs no lock
 
 local function holds(q, id, token)
   return redis.call('GET', job_key(q, id) .. ':lock') == token
-end
-
-local function give_up(q, id)
-  redis.call('DEL', job_key(q, id) .. ':lock')
-  redis.call('SREM', q.stalled, id)
-  redis.call('LREM', q.active, -1, id)
 end
 
 local function refusal(q, id, token)
@@ -19,4 +12,3 @@ local function refusal(q, id, token)
   if redis.call('EXISTS', job_key(q, id)) == 0 then return 'missing' end
   return nil
 end
-

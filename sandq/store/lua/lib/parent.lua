@@ -1,6 +1,7 @@
 -- What a child's end means for its parent, which may be in another queue and may itself be a child.
 -- uses: queue event place
 --   parent_of(q, id) -> parent | nil     {q, id, key, fpof, cpof, idof, rdof}; reads only
+--   parent_from(key, json) -> parent | nil   the same from the hash's fields parentKey and parent, false for none
 --   check_parent_types(parent)           raises WRONGTYPE before anything was written
 --   release_parent(parent, now)          waiting-children -> where its delay or priority puts it, else next in line
 --   child_completed(parent, child_key, value, now)
@@ -8,9 +9,9 @@
 --   detach_child(parent, child_key)      the child is being deleted: if it was the last one pending, the parent goes on
 
 -- Job keys hold an id with colons only for schedulers and three-part ids, so the parent's JSON is asked before the key.
-local function parent_of(q, id)
-  local fields = redis.call('HMGET', job_key(q, id), 'parentKey', 'parent')
-  local key, flags = fields[1], decode(fields[2])
+local function parent_from(key, json)
+  if not key and not json then return nil end
+  local flags = decode(json)
   local base, parent_id
   if type(flags.queueKey) == 'string' and type(flags.id) == 'string' then
     base, parent_id = flags.queueKey .. ':', flags.id
@@ -22,6 +23,11 @@ local function parent_of(q, id)
     q = queue_keys(base), id = parent_id, key = base .. parent_id,
     fpof = flags.fpof == true, cpof = flags.cpof == true, idof = flags.idof == true, rdof = flags.rdof == true,
   }
+end
+
+local function parent_of(q, id)
+  local fields = redis.call('HMGET', job_key(q, id), 'parentKey', 'parent')
+  return parent_from(fields[1], fields[2])
 end
 
 local function check_parent_types(parent)
@@ -90,13 +96,8 @@ local function child_failed(parent, child_key, reason, now)
   end
 end
 
+-- BullMQ would let a parent with a priority or a delay of its own run next all the same.
 local function detach_child(parent, child_key)
   if redis.call('SREM', parent.key .. ':dependencies', child_key) == 0 then return end
-  if redis.call('SCARD', parent.key .. ':dependencies') > 0 then return end
-  if redis.call('EXISTS', parent.key) == 0 then return end
-  if redis.call('ZREM', parent.q.waiting_children, parent.id) == 0 then return end
-  redis.call('RPUSH', parent.q.wait, parent.id)
-  emit(parent.q, 'event', 'waiting', 'jobId', parent.id, 'prev', 'waiting-children')
-  mark_base(parent.q)
+  release_if_last(parent, now_ms())
 end
-

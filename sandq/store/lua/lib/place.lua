@@ -1,12 +1,13 @@
 -- Where a job that is not running stands, and the markers that wake idle workers.
 -- uses: queue event
 --   is_blocked(q)                        paused, or as many active as meta.concurrency allows
---   mark_base(q)                         "there may be a job to take", unless blocked
+--   mark_base(q)                         mark(q), unless blocked
 --   mark_delayed(q)                      "the earliest delayed job is due then"
 --   put_waiting(q, id, priority, front)  priority 0: the wait list (its tail is taken next: `front` is RPUSH);
 --                                        above: prioritized, in order of arrival, or before all equals if `front`
 --   put_delayed(q, id, due_ms)           the delayed zset, behind others due in the same millisecond
 --   priority_of(q, id)                   a number, 0 when the job has none
+--   until_due_ms(q, now)                 how long until the first delayed job is due; -1 when there is none
 --   promote_due(q, now)                  moves at most 1000 due delayed jobs to waiting, also when blocked
 -- The put_ functions write neither event nor marker nor the hash: that differs by cause.
 
@@ -14,14 +15,13 @@ local PRIORITY_STEP = 4294967296 -- 2^32 places within one priority
 local TIES = 4096 -- places within one millisecond
 
 local function is_blocked(q)
-  local meta = redis.call('HMGET', q.meta, 'paused', 'concurrency')
-  if meta[1] then return true end
-  local most = tonumber(meta[2] or '')
-  return most ~= nil and redis.call('LLEN', q.active) >= most
+  local meta = meta_of(q)
+  if meta.paused then return true end
+  return meta.most ~= nil and redis.call('LLEN', q.active) >= meta.most
 end
 
 local function mark_base(q)
-  if not is_blocked(q) then redis.call('ZADD', q.marker, 0, '0') end
+  if not q.marked and not is_blocked(q) then mark(q) end
 end
 
 local function mark_delayed(q)
@@ -66,5 +66,11 @@ local function promote_due(q, now)
   end
   if #due > 0 then mark_base(q) end
   return #due
+end
+
+local function until_due_ms(q, now)
+  local first = redis.call('ZRANGE', q.delayed, '0', '0', 'WITHSCORES')
+  if not first[2] then return -1 end
+  return math.max(0, math.floor(tonumber(first[2]) / TIES) - now)
 end
 

@@ -1,16 +1,18 @@
 -- A repeated call gets its first answer. One stored reply per connection slot, ids and words only.
 --   replay(slot, op) -> reply | nil   what this very op answered before
 --   remember(slot, op, reply)         stores and returns it; the script's LAST write
---   reserve(slot)                     a write that Redis refuses when it is out of memory: as FIRST write it makes the
---                                     whole script refuse before anything changed (a later write is never refused)
+--   reserve(slot)                     a write of nothing, which Redis refuses all the same when it is out of memory: as
+--                                     FIRST write it makes the whole script refuse before anything changed (a later
+--                                     write is never refused)
+--   can_reserve(slot) -> boolean      the same as a question: a refusal is an answer, not an error
 -- A reply that changed nothing need not be remembered: asking again is then as good.
 -- No nil and no false inside a reply.
 
-local SLOT_MS = 60000
+local SLOT_MS = '60000'
 
 local function replay(slot, op)
   local stored = redis.call('GET', slot)
-  if not stored or stored == '' then return nil end
+  if not stored then return nil end
   local entry = cmsgpack.unpack(stored)
   if entry[1] ~= op then return nil end
   return entry[2]
@@ -22,6 +24,11 @@ local function remember(slot, op, reply)
 end
 
 local function reserve(slot)
-  redis.call('SET', slot, '', 'PX', SLOT_MS)
+  redis.call('SETRANGE', slot, '0', '')
+end
+
+local function can_reserve(slot)
+  local answer = redis.pcall('SETRANGE', slot, '0', '')
+  return not (type(answer) == 'table' and answer.err)
 end
 

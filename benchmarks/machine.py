@@ -12,7 +12,7 @@ import psutil
 from redis import Redis
 
 
-def describe(url: str, cores: int, rate: float, versions: dict[str, str | None]) -> dict[str, Any]:
+def describe(url: str, cores: int, versions: dict[str, str | None]) -> dict[str, Any]:
     """The machine, the software and the moment."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -23,7 +23,6 @@ def describe(url: str, cores: int, rate: float, versions: dict[str, str | None])
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "server": _server(url),
-        "numbers_per_second": round(rate),
         "systems": {name: version or "not installed" for name, version in versions.items()},
     }
 

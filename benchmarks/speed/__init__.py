@@ -1,0 +1,1 @@
+"""How fast sandq and its peers are, and what a job costs them."""

@@ -1,0 +1,117 @@
+"""Writes what became of attempts: one call to Redis for all that ended while the last call was on its way.
+
+A round trip costs the event loop more than the work it carries, so no settlement waits for another one to join it, and
+none that is there is left behind. The same call claims the next jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandq.clock import boottime
+from sandq.config import QueueSettings
+from sandq.errors import SandqError, StoreRefused, StoreUnavailable
+from sandq.outcome import Settlement
+from sandq.store import work
+from sandq.store.executors import AsyncExecutor
+from sandq.store.keys import QueueKeys
+
+MAX_ENDINGS = 64  # of one call: it holds up everybody else in Redis
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    ending: work.Ending
+    word: asyncio.Future[work.SettleWord]
+
+
+class Settler:
+    """Of one queue, with one call under way at a time.
+
+    `wanted` says, when a call is about to be sent, what it should claim; `arrived` gets what it brought, None when
+    nobody knows, and the time at which it was sent.
+    """
+
+    def __init__(
+        self,
+        store: AsyncExecutor,
+        keys: QueueKeys,
+        settings: QueueSettings,
+        wanted: Callable[[], work.NextClaim | None],
+        arrived: Callable[[work.Claimed | None, float], None],
+    ) -> None:
+        self._store, self._keys, self._settings = store, keys, settings
+        self._wanted, self._arrived = wanted, arrived
+        self._waiting: deque[_Waiting] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def writing(self) -> asyncio.Task[None] | None:
+        """Ends when nothing is left to write; None when nothing is."""
+        return self._writing
+
+    async def settle(self, job_id: str, token: str, settlement: Settlement) -> work.SettleWord:
+        """Redis' word for this settlement; raises what Redis said of it, StoreRefused or StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(work.Ending(job_id, token, settlement), loop.create_future())
+        self._waiting.append(waiting)
+        if self._writing is None:
+            self._writing = loop.create_task(self._write())
+        return await waiting.word
+
+    def close(self) -> None:
+        """Write no more; whoever waits is told that the outcome is unknown."""
+        if self._writing is not None:
+            self._writing.cancel()
+
+    async def _write(self) -> None:
+        batch: list[_Waiting] = []
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(MAX_ENDINGS, len(self._waiting)))]
+                await self._write_all(batch)
+        finally:
+            self._writing = None
+            _tell([*batch, *self._waiting], StoreUnavailable("settle: the supervisor was closed meanwhile"))
+            self._waiting.clear()
+
+    async def _write_all(self, batch: list[_Waiting]) -> None:
+        wanted = self._wanted()
+        claimed, sent_at = None, boottime()
+        try:
+            claimed = await self._call(batch, wanted)
+        except StoreRefused as error:
+            # One job's key of a foreign type refuses the whole call, which then changed nothing.
+            if len(batch) == 1:
+                _tell(batch, error)
+            else:
+                await self._write_each(batch)
+        except SandqError as error:
+            _tell(batch, error)
+        finally:
+            if wanted is not None:
+                self._arrived(claimed, sent_at)
+
+    async def _write_each(self, batch: list[_Waiting]) -> None:
+        for waiting in batch:
+            try:
+                await self._call([waiting], None)
+            except SandqError as error:
+                _tell([waiting], error)
+
+    async def _call(self, batch: list[_Waiting], wanted: work.NextClaim | None) -> work.Claimed | None:
+        endings = [waiting.ending for waiting in batch]
+        settled = await self._store.run(work.settle_all(self._keys, endings, self._settings, wanted))
+        for waiting, word in zip(batch, settled.words, strict=True):
+            if not waiting.word.done():
+                waiting.word.set_result(word)
+        return settled.claimed
+
+
+def _tell(batch: list[_Waiting], error: SandqError) -> None:
+    for waiting in batch:
+        if not waiting.word.done():
+            waiting.word.set_exception(error)

@@ -1,0 +1,93 @@
+"""What a job knows of its children, and how a child leaves its parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from trees import add, leaf, parent
+from worker_bench import DONE, FAILED, Bench
+
+from sandq.client import drive
+from sandq.errands import family as of_family
+from sandq.errands.flow import FlowJob
+from sandq.errors import JobNotFound, QueueError
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_tree_shows_what_went_wrong_first_and_says_what_it_leaves_out(bench: Bench, leaves: Bench) -> None:
+    inner = FlowJob("inner", job_id="I", queue="render", children=[leaf("deep")])
+    add(bench, parent(leaf("A"), leaf("B", on_failure="ignore"), leaf("C", remove_on_complete=True), inner))
+    for settlement in (DONE, FAILED, DONE):
+        leaves.run_one(settlement)
+
+    def shown(**limits: int) -> list[Any]:
+        tree = drive(of_family.tree(bench.keys, "P", **limits), bench.run)
+        return [(node.job.id, str(node.state), node.hidden) for node in tree.walk()]
+
+    whole = [("P", "waiting-children", 1), ("B", "failed", 0), ("I", "waiting-children", 0), ("deep", "waiting", 0)]
+    assert shown() == [*whole, ("A", "completed", 0)]
+    assert shown(depth=1) == [*whole[:2], ("I", "waiting-children", 1), ("A", "completed", 0)]
+    assert shown(max_children=1) == [("P", "waiting-children", 3), ("B", "failed", 0)]
+    assert shown(depth=0) == [("P", "waiting-children", 4)]
+    with pytest.raises(JobNotFound):
+        drive(of_family.tree(bench.keys, "none"), bench.run)
+
+
+def test_all_children_can_be_read_page_by_page(bench: Bench, leaves: Bench) -> None:
+    count = 600  # more than Redis keeps in one piece, so that cursors move
+    add(bench, parent(*(leaf(f"c{n}", on_failure="ignore") for n in range(count))))
+    for n in range(0, count, 2):
+        bench.client.srem(bench.keys.key("P:dependencies"), leaves.keys.key(f"c{n}"))
+        bench.client.hset(bench.keys.key("P:processed"), leaves.keys.key(f"c{n}"), n)
+    bench.client.zadd(bench.keys.key("P:unsuccessful"), {f"f{n}": n for n in range(50)})
+    pages = [drive(of_family.children(bench.keys, "P", limit=100), bench.run)]
+    while pages[-1].more:
+        pages.append(drive(of_family.children(bench.keys, "P", limit=100, after=pages[-1]), bench.run))
+    assert len(pages) > 2
+    assert {key for page in pages for key in page.pending} == {leaves.keys.key(f"c{n}") for n in range(1, count, 2)}
+    values = {key: value for page in pages for key, value in page.processed.items()}
+    assert values == {leaves.keys.key(f"c{n}"): n for n in range(0, count, 2)}
+    assert [key for page in pages for key in page.failed] == [f"f{n}" for n in range(50)]
+    counts = drive(of_family.child_counts(bench.keys, "P"), bench.run)
+    assert counts == {"pending": 300, "processed": 300, "ignored": 0, "failed": 50}
+
+
+def test_a_job_without_children_has_empty_answers(bench: Bench) -> None:
+    job_id = bench.add()
+    assert drive(of_family.children(bench.keys, job_id), bench.run) == of_family.Children()
+    assert drive(of_family.child_values(bench.keys, job_id), bench.run) == {}
+    assert drive(of_family.child_failures(bench.keys, job_id), bench.run) == {}
+
+
+# -- leaving a parent --------------------------------------------------------------------------------------------------
+
+
+def test_a_parent_goes_on_when_the_last_child_it_waits_for_is_taken_from_it(bench: Bench, leaves: Bench) -> None:
+    add(bench, parent(leaf("A"), leaf("B")))
+    leave = lambda job_id: drive(of_family.remove_child_dependency(leaves.keys, job_id), bench.run)  # noqa: E731
+    assert leave("A") is True
+    assert list(bench.zset("waiting-children")) == ["P"]
+    assert not {"parent", "parentKey"} & leaves.hash("A").keys()
+    assert bench.events_during(lambda: leave("B")) == ["waiting jobId=P prev=waiting-children"]
+    assert bench.list("wait") == ["P"]
+    assert leaves.list("wait") == ["B", "A"]
+    with pytest.raises(QueueError, match="it has no parent"):
+        leave("A")
+
+
+def test_a_child_that_nobody_waits_for_any_more_keeps_its_parent(
+    bench: Bench, leaves: Bench, dump: Callable[..., Any]
+) -> None:
+    add(bench, parent(leaf("A")))
+    leaves.run_one(DONE)
+    before = dump()
+    assert drive(of_family.remove_child_dependency(leaves.keys, "A"), bench.run) is False
+    assert dump() == before
+    bench.client.delete(bench.keys.key("P"))
+    with pytest.raises(QueueError, match="its parent is gone"):
+        drive(of_family.remove_child_dependency(leaves.keys, "A"), bench.run)
+    with pytest.raises(JobNotFound):
+        drive(of_family.remove_child_dependency(leaves.keys, "B"), bench.run)

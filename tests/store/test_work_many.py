@@ -1,0 +1,118 @@
+"""Many settlements and claims in one call: each is treated as if it were alone, at the cost of a few."""
+
+from __future__ import annotations
+
+import pytest
+from worker_bench import DONE, FAILED, RETRY, Bench
+
+from sandq.config import Keep, Lease, QueueSettings
+from sandq.errors import StoreRefused
+from sandq.outcome import Settlement
+from sandq.store import work
+
+SOME = 5
+
+
+def settle_all(
+    bench: Bench, endings: list[tuple[work.Taken, Settlement]], claims: int = 0, **settings: object
+) -> work.AllSettled:
+    given = [work.Ending(taken.job.id, taken.token, settlement) for taken, settlement in endings]
+    wanted = work.NextClaim(tokens=[bench.token() for _ in range(claims)], lease=Lease(30)) if claims else None
+    return bench.run(work.settle_all(bench.keys, given, QueueSettings(**settings), wanted))  # type: ignore[arg-type]
+
+
+def test_each_settlement_of_a_call_is_answered_for_itself(bench: Bench) -> None:
+    for _ in range(SOME):
+        bench.add(attempts=3)
+    done, failed, again, stale, gone = bench.claim(SOME).jobs
+    bench.lose_lock(stale.job.id)
+    bench.client.delete(bench.keys.key(gone.job.id))
+    settled = settle_all(bench, [(done, DONE), (failed, FAILED), (again, RETRY), (stale, DONE), (gone, DONE)])
+    assert settled.words == ("ok", "ok", "ok", "lost", "missing")
+    assert (list(bench.zset("completed")), list(bench.zset("failed"))) == ([done.job.id], [failed.job.id])
+    assert (bench.list("wait"), bench.list("active")) == ([again.job.id], [stale.job.id])
+
+
+def test_a_call_claims_in_the_order_in_which_single_claims_would(bench: Bench) -> None:
+    urgent = [bench.add(priority=number) for number in (2, 1)]
+    waiting = [bench.add() for _ in range(SOME)]
+    first = bench.take()
+    settled = settle_all(bench, [(first, DONE)], claims=SOME + 1)
+    assert settled.claimed is not None
+    claimed = [taken.job.id for taken in settled.claimed.jobs]
+    assert [first.job.id, *claimed] == [*waiting, *reversed(urgent)]
+    assert bench.list("active") == claimed[::-1]
+    assert [line for line in bench.events() if line.startswith("active")] == [
+        f"active jobId={job_id} prev=waiting" for job_id in (first.job.id, *claimed)
+    ]
+
+
+def test_the_newest_stay_of_all_that_ended_in_a_call(bench: Bench) -> None:
+    for number in range(SOME):
+        bench.add(remove_on_complete=number == 0 or None)
+    taken = bench.claim(SOME).jobs
+    settle_all(bench, [(one, DONE) for one in taken], keep_completed=Keep(count=2))
+    kept = [one.job.id for one in taken[-2:]]
+    assert list(bench.zset("completed")) == kept
+    assert [one.job.id for one in taken if bench.hash(one.job.id)] == kept
+
+
+def test_a_limit_by_age_is_per_settlement_also_in_one_call(bench: Bench) -> None:
+    for number in range(2 * SOME):
+        bench.client.zadd(bench.keys.key("completed"), {f"old-{number}": 1})
+    for _ in range(2):
+        bench.add()
+    settle_all(bench, [(one, DONE) for one in bench.claim(2).jobs], keep_completed=Keep(age_s=60, limit=SOME - 1))
+    assert len(bench.zset("completed")) == 2 * SOME + 2 - 2 * (SOME - 1)
+
+
+def test_a_foreign_key_under_the_id_of_an_old_job_is_left_alone(bench: Bench) -> None:
+    bench.client.zadd(bench.keys.key("completed"), {"odd": 1})
+    bench.client.set(bench.keys.key("odd"), "not a job")
+    bench.add()
+    bench.run_one(DONE, keep_completed=Keep(count=1))
+    assert list(bench.zset("completed")) == ["1"]
+    assert bench.client.get(bench.keys.key("odd")) == b"not a job"
+
+
+def test_jobs_are_found_in_a_long_active_list_too(bench: Bench) -> None:
+    bench.add()
+    bench.add()
+    first, second = bench.claim(2).jobs
+    others = [f"other-{number}" for number in range(200)]
+    bench.client.lpush(bench.keys.key("active"), *others)
+    bench.client.lrem(bench.keys.key("active"), 0, second.job.id)
+    bench.client.rpush(bench.keys.key("wait"), others[0])  # listed twice: it has a holder
+    bench.write_job(others[0])
+    settled = settle_all(bench, [(first, DONE), (second, DONE)], claims=1)
+    assert settled.words == ("ok", "not-active")
+    assert settled.claimed is not None
+    assert settled.claimed.jobs == ()
+    assert bench.list("active") == others[::-1]
+
+
+@pytest.mark.parametrize("suffix", ["completed", "wait", "prioritized", "pc", "active", "stalled", "sq:cancels"])
+def test_a_key_of_a_foreign_type_stops_a_simple_end_before_its_first_write(bench: Bench, dump, suffix: str) -> None:
+    bench.add()
+    taken = bench.take()
+    bench.client.delete(bench.keys.key(suffix))
+    if suffix in ("completed", "prioritized"):
+        bench.client.set(bench.keys.key(suffix), "foreign")
+    else:
+        bench.client.zadd(bench.keys.key(suffix), {"foreign": 1})
+    before = dump()
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        settle_all(bench, [(taken, DONE)], claims=1)
+    assert dump() == before
+
+
+def test_a_job_settled_and_its_successor_claimed_cost_redis_few_commands(bench: Bench) -> None:
+    for _ in range(40):
+        bench.add()
+    held = bench.claim(10).jobs
+    bench.client.config_resetstat()
+    settled = settle_all(bench, [(one, DONE) for one in held], claims=10)
+    assert settled.claimed is not None
+    assert len(settled.claimed.jobs) == 10
+    inner = {name: told["calls"] for name, told in bench.client.info("commandstats").items()}
+    assert sum(calls for name, calls in inner.items() if "evalsha" not in name) <= 15 * 10
