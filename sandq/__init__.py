@@ -7,22 +7,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sandq.errands.family import Children
     from sandq.errors import (
+        ConfigError,
         JobFailed,
         JobNotFound,
         QueueError,
         ResultTimeout,
         SandqError,
+        SchedulerNotFound,
         SoftTimeout,
+        StoreRefused,
+        StoreUnavailable,
         UnrecoverableError,
+        WrongState,
     )
-    from sandq.event import Event
+    from sandq.event import Event, NotJson
     from sandq.events import AsyncQueueEvents, QueueEvents
     from sandq.flow import AsyncFlow, Flow, FlowJob, FlowTree
     from sandq.handlers import handler
     from sandq.job import Job, JobState
     from sandq.queue import AsyncQueue, Queue
+    from sandq.store.gauges import Metrics, Worker
     from sandq.store.newjob import Parent
+    from sandq.store.reads import Meta
     from sandq.store.schedule import Scheduler
     from sandq.supervisor.loop import Supervisor
 
@@ -31,6 +39,8 @@ _HOMES = {
     "AsyncFlow": "sandq.flow",
     "AsyncQueue": "sandq.queue",
     "AsyncQueueEvents": "sandq.events",
+    "Children": "sandq.errands.family",
+    "ConfigError": "sandq.errors",
     "Event": "sandq.event",
     "Flow": "sandq.flow",
     "FlowJob": "sandq.flow",
@@ -39,6 +49,9 @@ _HOMES = {
     "JobFailed": "sandq.errors",
     "JobNotFound": "sandq.errors",
     "JobState": "sandq.job",
+    "Meta": "sandq.store.reads",
+    "Metrics": "sandq.store.gauges",
+    "NotJson": "sandq.event",
     "Parent": "sandq.store.newjob",
     "Queue": "sandq.queue",
     "QueueError": "sandq.errors",
@@ -46,9 +59,14 @@ _HOMES = {
     "ResultTimeout": "sandq.errors",
     "SandqError": "sandq.errors",
     "Scheduler": "sandq.store.schedule",
+    "SchedulerNotFound": "sandq.errors",
     "SoftTimeout": "sandq.errors",
+    "StoreRefused": "sandq.errors",
+    "StoreUnavailable": "sandq.errors",
     "Supervisor": "sandq.supervisor.loop",
     "UnrecoverableError": "sandq.errors",
+    "Worker": "sandq.store.gauges",
+    "WrongState": "sandq.errors",
     "handler": "sandq.handlers",
 }
 
@@ -56,6 +74,8 @@ __all__ = [
     "AsyncFlow",
     "AsyncQueue",
     "AsyncQueueEvents",
+    "Children",
+    "ConfigError",
     "Event",
     "Flow",
     "FlowJob",
@@ -64,6 +84,9 @@ __all__ = [
     "JobFailed",
     "JobNotFound",
     "JobState",
+    "Meta",
+    "Metrics",
+    "NotJson",
     "Parent",
     "Queue",
     "QueueError",
@@ -71,9 +94,14 @@ __all__ = [
     "ResultTimeout",
     "SandqError",
     "Scheduler",
+    "SchedulerNotFound",
     "SoftTimeout",
+    "StoreRefused",
+    "StoreUnavailable",
     "Supervisor",
     "UnrecoverableError",
+    "Worker",
+    "WrongState",
     "handler",
 ]
 

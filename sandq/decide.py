@@ -76,6 +76,23 @@ def decide(  # noqa: PLR0912  # one branch for each outcome there is
             assert_never(outcome)
 
 
+def overrule(word: str) -> Settlement | Raised | None:
+    """What stands instead where Redis, which knows more of the children than the handler did, refused a settlement.
+
+    None: the word is about something else.
+    """
+    match word:
+        case "nothing-to-wait-for":  # the last child ended meanwhile: run again at once
+            return Settlement(to=Place.WAIT, front=True, spends_attempt=False)
+        case "failed-children":
+            why = "some of its children failed"
+        case "pending-children":
+            why = "some of its children have not ended"
+        case _:
+            return None
+    return Raised(f"the handler returned, but {why}; call job.wait_for_children() before the end", "", permanent=True)
+
+
 def _raised(job: Job, raised: Raised, rng: random.Random) -> Settlement:
     traces = _traces(job, raised.traceback or raised.error)
     if raised.permanent:

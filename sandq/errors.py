@@ -31,6 +31,14 @@ class JobNotFound(QueueError):  # noqa: N818
     """No job with this id is in the queue."""
 
 
+class SchedulerNotFound(QueueError):  # noqa: N818
+    """No scheduler with this id is in the queue."""
+
+
+class WrongState(QueueError):  # noqa: N818
+    """The job or the queue is not in a state in which this can be done to it, or no longer."""
+
+
 class JobFailed(QueueError):  # noqa: N818
     """The job that was waited for ended as failed; the message is its failedReason."""
 

@@ -23,7 +23,7 @@ class JobState(StrEnum):
     WAITING_CHILDREN = "waiting-children"
     COMPLETED = "completed"
     FAILED = "failed"
-    UNKNOWN = "unknown"
+    UNKNOWN = "unknown"  # it is there, and nothing lists it: no worker will take it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ class Queue(QueueClient):
     child_values = blocking(of_family.child_values)
     child_failures = blocking(of_family.child_failures)
     remove_child_dependency = blocking(of_family.remove_child_dependency)
+    remove_unprocessed_children = blocking(of_family.remove_unprocessed_children)
 
     change_priority = blocking(of_adjust.change_priority)
     change_delay = blocking(of_adjust.change_delay)
@@ -94,6 +95,7 @@ class Queue(QueueClient):
     workers = blocking(of_gauges.workers)
 
     jobs = blocking(of_queue.jobs)
+    count = blocking(of_queue.count)
     counts = blocking(of_queue.counts)
     retry_all = blocking(of_queue.retry_all)
     pause = blocking(of_queue.pause)
@@ -113,7 +115,8 @@ class Queue(QueueClient):
 
         Works for a job that is removed when it completes, as long as the queue's events reach back to its end.
         """
-        limit, after = Patience(timeout, self._redis_timeout), self._run(of_stream.mark(self.keys))
+        limit, since = Patience(timeout, self._redis_timeout), self._run(of_stream.mark(self.keys))
+        after = since
         with closing(self._listener()) as listener:
 
             def answer(step: Step | Listen) -> Any:
@@ -126,7 +129,7 @@ class Queue(QueueClient):
                 after, heard = drive(ending.hear(self.keys, step.job_id, after, look), listener.run)
                 return heard
 
-            return drive(ending.result(self.keys, job), answer)
+            return drive(ending.result(self.keys, job, since), answer)
 
     def events(
         self, since: str = "$", block: Duration | None = None, names: Collection[str] | str = ()
@@ -172,6 +175,7 @@ class AsyncQueue(AsyncQueueClient):
     child_values = awaited(of_family.child_values)
     child_failures = awaited(of_family.child_failures)
     remove_child_dependency = awaited(of_family.remove_child_dependency)
+    remove_unprocessed_children = awaited(of_family.remove_unprocessed_children)
 
     change_priority = awaited(of_adjust.change_priority)
     change_delay = awaited(of_adjust.change_delay)
@@ -206,6 +210,7 @@ class AsyncQueue(AsyncQueueClient):
     workers = awaited(of_gauges.workers)
 
     jobs = awaited(of_queue.jobs)
+    count = awaited(of_queue.count)
     counts = awaited(of_queue.counts)
     retry_all = awaited(of_queue.retry_all)
     pause = awaited(of_queue.pause)
@@ -228,7 +233,7 @@ class AsyncQueue(AsyncQueueClient):
         executor, limit = await self._ready(), Patience(timeout, self._redis_timeout)
         if self._waiters is None:
             self._waiters = Waiters(self.keys, self._listener(), self._redis_timeout)
-        async with self._waiters.waiting(id_of(job)) as waiter:
+        async with self._waiters.waiting(id_of(self.keys, job)) as waiter:
 
             async def answer(step: Step | Listen) -> Any:
                 if not isinstance(step, Listen):
@@ -237,7 +242,7 @@ class AsyncQueue(AsyncQueueClient):
                     raise ending.not_ended(self.keys, job, limit)
                 return await waiter.hear(min(limit.left_s, ending.LOOK_EVERY_S))
 
-            return await drive_async(ending.result(self.keys, job), answer)
+            return await drive_async(ending.result(self.keys, job, waiter.since), answer)
 
     async def events(
         self, since: str = "$", block: Duration | None = None, names: Collection[str] | str = ()

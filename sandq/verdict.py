@@ -17,7 +17,6 @@ from sandq.outcome import (
     Completed,
     Crashed,
     Death,
-    InitFailed,
     Interrupted,
     LockLost,
     Outcome,
@@ -71,8 +70,10 @@ def judge(evidence: Evidence) -> Outcome:
         return TimedOut(stop.limit_s, death)
     if (stop is not None and stop.kind == "drain") or evidence.unseen:
         return Interrupted(death)
-    if not evidence.begun:  # what its child died of came before it
-        return InitFailed("its child had ended before it read the job")
+    if not evidence.begun:  # what its child died of came before it; counted, since it may be its own size after all
+        return Interrupted(
+            msgspec.structs.replace(death, detail=f"its child ended before it read the job: {death.detail}")
+        )
     return Crashed(death)
 
 

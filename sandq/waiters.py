@@ -12,6 +12,7 @@ from sandq.client import drive_async
 from sandq.errands import stream
 from sandq.errands.ending import ending_in
 from sandq.errands.patience import Patience
+from sandq.errands.stream import START
 from sandq.errors import SandqError, StoreUnavailable
 from sandq.event import Event
 from sandq.store.executors import AsyncExecutor
@@ -23,6 +24,7 @@ class Waiter:
     """Somebody who waits for one job."""
 
     def __init__(self) -> None:
+        self.since = START  # the event id after which he listens
         self._news = asyncio.Event()
         self._ending: Ending | None = None
         self._failure: SandqError | None = None
@@ -56,6 +58,7 @@ class Waiters:
         self._keys, self._listener, self._redis_timeout = keys, listener, redis_timeout
         self._waiting: defaultdict[str, set[Waiter]] = defaultdict(set)
         self._marked = asyncio.Event()
+        self._after = START  # the last event that was told
         self._task: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -68,6 +71,7 @@ class Waiters:
                 self._marked.clear()
                 self._task = asyncio.create_task(self._listen())
             await self._marked.wait()
+            waiter.since = self._after
             yield waiter
         finally:
             self._waiting[job_id].discard(waiter)
@@ -85,12 +89,12 @@ class Waiters:
         """Until nobody waits any more."""
         why: SandqError | None = StoreUnavailable(f"events of {self._keys.queue}: the connection was closed")
         try:
-            after = await drive_async(stream.mark(self._keys), self._listener.run)
+            self._after = await drive_async(stream.mark(self._keys), self._listener.run)
             self._marked.set()
             while self._waiting:
                 block_ms = Patience(None, self._redis_timeout).block_ms()
-                for event in await drive_async(stream.hear(self._keys, after, block_ms), self._listener.run):
-                    after = event.id
+                for event in await drive_async(stream.hear(self._keys, self._after, block_ms), self._listener.run):
+                    self._after = event.id
                     self._tell(event)
             why = None
         except SandqError as error:

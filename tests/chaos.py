@@ -132,8 +132,17 @@ class Chaos:
         self._count_exchanges()
         self._revive()
         calm_at = boottime()
-        eventually(self._all_ended, "every job has ended", END_LIMIT_S)
+        try:
+            eventually(self._all_ended, "every job has ended", END_LIMIT_S)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; left: {self._left()}") from None
         self.tally.recovered_in_s = boottime() - calm_at
+
+    def _left(self) -> list[str]:
+        """What has not ended, and what is known of it."""
+        unfinished = ("active", "waiting", "prioritized", "delayed")
+        jobs = [(state, job) for state in unfinished for job in self.queue.jobs(state, limit=5)]
+        return [str(self.queue.counts()), *(f"{state} {job}" for state, job in jobs)]
 
     def drain(self) -> list[int]:
         """Stop the supervisors in peace; their exit codes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -27,18 +26,19 @@ class PostponeJob(BaseException):
 class JobContext:
     """One attempt of one job, as its handler sees it."""
 
-    def __init__(self, channel: Channel, nonce: int, head: Mapping[str, Any], data: bytes) -> None:
+    def __init__(self, channel: Channel, frame: Frame, max_data: int) -> None:
+        _, nonce, head, data = frame
         self._channel = channel
         self._nonce = nonce
         self._requests = 0
-        self._max_data: int = head["max_data"]
+        self._max_data = max_data
         self.id: str = head["id"]
         self.name: str = head["name"]
         self.data: Any = _parsed(data)
-        self.attempt: int = head["attempt"]  # 1 on the first run
-        self.crashes: int = head["crashes"]
+        self.attempt: int = head.get("attempt", 1)  # 1 on the first run
+        self.crashes: int = head.get("crashes", 0)
         self.fence: int = head["fence"]  # grows with every run of this job: guard side effects with it
-        self.parent: str | None = head["parent"]
+        self.parent: str | None = head.get("parent")
         self.timestamp: int = head["timestamp"]  # ms since the epoch, when the job was added
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -26,19 +26,21 @@ def serve(channel: Channel, imported: Processor | None = None) -> None:
     """
     processor: Processor | None = None
     own: Fingerprint | None = None
+    terms: Mapping[str, Any] = {}
     while True:
         try:
             frame = channel.receive()
         except EOFError:
             return
         if frame.kind is Kind.RUN and processor is not None and own is not None:
-            final = _run(channel, processor, frame)
-            channel.send(_with_fitness(final, own.restore(frame.head["may_leave"])))
+            final = _run(channel, processor, frame, terms)
+            channel.send(_with_fitness(final, own.restore(terms["may_leave"])))
         elif frame.kind is Kind.LOAD:
             processor = load(channel, partial(_set_up, imported, frame))
             if processor is None:
                 return
             own = Fingerprint()
+            terms = frame.head["terms"]
         elif frame.kind is Kind.BYE:
             if processor is not None and processor.teardown is not None:
                 _call(processor.teardown)
@@ -88,24 +90,24 @@ def _unpickle(frame: Frame) -> Processor:
     return Processor(default=cloudpickle.loads(frame.body))
 
 
-def _run(channel: Channel, processor: Processor, frame: Frame) -> Frame:
+def _run(channel: Channel, processor: Processor, frame: Frame, terms: Mapping[str, Any]) -> Frame:
     if "logging" in sys.modules:  # whoever does not use it does not pay for it
         from sandq.child import records
 
         records.install()
-    if (cpu_s := frame.head.get("cpu_s")) is not None:
+    if (cpu_s := terms["cpu_s"]) is not None:
         limit_cpu(cpu_s)
-    return run_handler(channel, processor, frame)
+    return run_handler(channel, processor, frame, terms)
 
 
-def run_handler(channel: Channel, processor: Processor, frame: Frame) -> Frame:
+def run_handler(channel: Channel, processor: Processor, frame: Frame, terms: Mapping[str, Any]) -> Frame:
     """The final frame of a job, whatever its handler does; nothing else of this process is touched."""
     nonce = frame.nonce
     handler = processor.handler(frame.head["name"])
     if handler is None:
         return Frame(Kind.UNKNOWN, nonce, {"known": sorted(processor.named)})
     try:
-        job = JobContext(channel, nonce, frame.head, frame.body)
+        job = JobContext(channel, frame, terms["max_data"])
         result = _attempt(channel, handler, job)
         try:
             body = to_json(result)
@@ -126,7 +128,7 @@ def run_handler(channel: Channel, processor: Processor, frame: Frame) -> Frame:
         return Frame(Kind.RAISED, nonce, head)
     finally:
         _flush()
-    if len(body) > frame.head["max_result"]:
+    if len(body) > terms["max_result"]:
         return Frame(Kind.OVERSIZE, nonce, {"size": len(body)})
     return Frame(Kind.DONE, nonce, {}, body)
 

@@ -16,7 +16,7 @@ from sandq.cli.store import open_store
 from sandq.errors import ConfigError, JobFailed, ResultTimeout
 from sandq.queue import Queue
 from sandq.store.keys import QueueKeys
-from sandq.store.newjob import new_job
+from sandq.store.newjob import MAX_PRIORITY, new_job
 
 BULK = 1000  # jobs handed to add_many at a time: memory stays flat for `--count 1000000`
 NOTICE_S = 1.0  # a job that nobody began by then deserves a word
@@ -29,7 +29,7 @@ LOOK_AGAIN_S = 60.0
 @click.option("--data", default="{}", metavar="JSON|@file|-", help="The job's data (default {}).")
 @click.option("--count", type=click.IntRange(min=1), default=1, help="Add this many jobs alike.")
 @click.option("--delay", metavar="DURATION", help="Not before this long from now.")
-@click.option("--priority", type=click.IntRange(0, 2097152), default=0, help="0 comes first, then 1, 2 and so on.")
+@click.option("--priority", type=click.IntRange(0, MAX_PRIORITY), default=0, help="0 comes first, then 1, 2 and so on.")
 @click.option("--attempts", type=click.IntRange(min=0), default=0, help="How often the handler may raise.")
 @click.option("--backoff", metavar="KIND:DELAY", help="Pause between attempts, such as exponential:1s or fixed:5s.")
 @click.option("--job-id", metavar="ID", help="An id of your own: a second add of it changes nothing.")

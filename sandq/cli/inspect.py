@@ -22,7 +22,8 @@ from sandq.cli.show import (
     tree_value,
 )
 from sandq.cli.store import Store, find_queues, open_queue, open_store
-from sandq.errors import JobNotFound
+from sandq.errands.family import MAX_DEPTH
+from sandq.errors import JobNotFound, QueueError
 from sandq.event import Event
 from sandq.job import Job, JobState
 from sandq.store.keys import split_job_key
@@ -140,7 +141,9 @@ def _attempts(job: Job) -> str:
 @click.argument("queue")
 @click.argument("id_", metavar="ID")
 @click.option("--logs", is_flag=True, help="Show what the handler logged.")
-@click.option("--depth", type=click.IntRange(min=0), default=3, help="Show so many levels of children (default 3).")
+@click.option(
+    "--depth", type=click.IntRange(0, MAX_DEPTH), default=3, help="Show so many levels of children (default 3)."
+)
 @store_options
 @json_option
 @debug_option
@@ -166,7 +169,10 @@ def _parent(store: Store, child: Job) -> dict[str, str] | None:
     """Who waits for the job, and where it is; a parent that is gone is in no state."""
     if not child.parent_key:
         return None
-    keys, id_ = split_job_key(child.parent_key, store.prefix)
+    try:
+        keys, id_ = split_job_key(child.parent_key, store.prefix)
+    except QueueError:  # another client may have stored anything
+        return {"queue": "", "id": child.parent_key, "state": "gone"}
     with store.queue(keys.queue) as opened:
         try:
             state = str(opened.state(id_))
@@ -207,7 +213,7 @@ def events(*, queue: str, since: str, redis: str | None, prefix: str | None, as_
                 if event.after_gap:
                     click.echo(f"sandq: Redis has trimmed events before {event.id}; some may be missing", err=True)
                 if as_json:
-                    print_json({"event_id": event.id, **event.fields})
+                    print_json({**event.fields, "event_id": event.id, "after_gap": event.after_gap})
                 else:
                     click.echo(printable(_event_line(event)))
         except KeyboardInterrupt:

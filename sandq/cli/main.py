@@ -45,6 +45,8 @@ OK, FAILED, USAGE, UNREACHABLE, FORCED = 0, 1, 2, 3, 130
 EXIT_CODES: tuple[tuple[type[errors.SandqError], int], ...] = (
     (errors.StoreUnavailable, UNREACHABLE),
     (errors.JobNotFound, FAILED),
+    (errors.SchedulerNotFound, FAILED),
+    (errors.WrongState, FAILED),
     (errors.JobFailed, FAILED),
     (errors.ResultTimeout, FAILED),
     (errors.QueueError, USAGE),

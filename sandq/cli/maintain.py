@@ -26,7 +26,7 @@ CLEANED = [str(state) for state in PLACES]
 def drain(*, queue: str, delayed: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Delete every job of QUEUE that waits to run.
 
-    Jobs that run, finished jobs and schedules stay.
+    Jobs that run, finished jobs and schedulers stay.
     """
     with open_known_queue(redis, prefix, queue) as opened:
         number = opened.drain(delayed=delayed)
@@ -49,7 +49,7 @@ def clean(
     """Delete the jobs of QUEUE in one state that are older than a grace period.
 
     Old is what ended, else started, else was added that long ago. A job that runs is never deleted, nor is the next
-    run of a schedule.
+    run of a scheduler.
     """
     with open_known_queue(redis, prefix, queue) as opened:
         ids = opened.clean(JobState(state), grace, limit)
@@ -65,7 +65,7 @@ def clean(
 @json_option
 @debug_option
 def obliterate(*, queue: str, force: bool, yes: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
-    """Delete QUEUE with all its jobs, finished ones too, its schedules, events and settings.
+    """Delete QUEUE with all its jobs, finished ones too, its schedulers, events and settings.
 
     Asks first on a terminal; elsewhere --yes is needed.
     """

@@ -7,12 +7,17 @@ import click
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import say
 from sandq.cli.store import open_known_queue, open_queue
-from sandq.errors import QueueError
+from sandq.errands.queue import FINISHED
+from sandq.errors import WrongState
+from sandq.job import JobState
 
 _CANCELLED = {
     "was_waiting": "it had not started and is failed now",
     "was_running": "its supervisor stops it within a second or so",
 }
+
+
+ENDED = [str(state) for state in FINISHED]
 
 
 @click.command()
@@ -27,7 +32,7 @@ def cancel(*, queue: str, id_: str, reason: str, redis: str | None, prefix: str 
     with open_queue(redis, prefix, queue) as opened:
         word = opened.cancel(id_, reason=reason)
     if word not in _CANCELLED:
-        raise QueueError(f"job {id_} of {queue} is already done; nothing to cancel")
+        raise WrongState(f"job {id_} of {queue} is already done; nothing to cancel")
     say(as_json, f"cancelled {id_}: {_CANCELLED[word]}", {"id": id_, "cancelled": word})
 
 
@@ -35,6 +40,7 @@ def cancel(*, queue: str, id_: str, reason: str, redis: str | None, prefix: str 
 @click.argument("queue")
 @click.argument("id_", metavar="[ID]", required=False)
 @click.option("--all", "every", is_flag=True, help="Every failed job that was not cancelled.")
+@click.option("--state", type=click.Choice(ENDED), help="With --all: completed jobs instead (default failed).")
 @click.option("--cancelled", is_flag=True, help="With --all: the cancelled ones, too.")
 @store_options
 @json_option
@@ -44,27 +50,29 @@ def retry(
     queue: str,
     id_: str | None,
     every: bool,
+    state: str | None,
     cancelled: bool,
     redis: str | None,
     prefix: str | None,
     as_json: bool,
 ) -> None:
-    """Put finished job ID, or with --all every failed one, back to wait.
+    """Put finished job ID of QUEUE, or with --all every failed one, back to wait.
 
     Its crashes and interruptions are counted afresh. The attempts that it made stay counted; if none is left it
     gets one run.
     """
     if (id_ is None) is not every:
         raise click.UsageError("name one job ID, or --all")
-    if cancelled and not every:
-        raise click.UsageError("--cancelled goes with --all; one job that you name is retried in any case")
-    with open_queue(redis, prefix, queue) as opened:
-        if id_ is not None:
+    if (cancelled or state) and not every:
+        raise click.UsageError("--state and --cancelled go with --all; one job that you name is retried in any case")
+    if id_ is not None:
+        with open_queue(redis, prefix, queue) as opened:
             opened.retry(id_)
-            say(as_json, f"job {id_} waits again", {"retried": 1})
-            return
-        number = opened.retry_all(cancelled=cancelled)
-        stay = 0 if cancelled else opened.counts()["failed"]
+        say(as_json, f"job {id_} waits again", {"retried": 1})
+        return
+    with open_known_queue(redis, prefix, queue) as opened:
+        number = opened.retry_all(state or JobState.FAILED, cancelled=cancelled)
+        stay = 0 if cancelled or state == JobState.COMPLETED else opened.counts()["failed"]
     rest = f"; {stay} still failed: --cancelled takes those that were cancelled, too" if stay else ""
     say(as_json, f"{number} {'job waits' if number == 1 else 'jobs wait'} again{rest}", {"retried": number})
 
@@ -80,11 +88,12 @@ def promote(*, queue: str, id_: str | None, every: bool, redis: str | None, pref
     """Run delayed job ID of QUEUE, or with --all every delayed one, as soon as a worker is free."""
     if (id_ is None) is not every:
         raise click.UsageError("name one job ID, or --all")
-    with open_queue(redis, prefix, queue) as opened:
-        if id_ is not None:
+    if id_ is not None:
+        with open_queue(redis, prefix, queue) as opened:
             opened.promote(id_)
-            say(as_json, f"job {id_} no longer waits for its time", {"promoted": id_})
-            return
+        say(as_json, f"job {id_} no longer waits for its time", {"promoted": 1})
+        return
+    with open_known_queue(redis, prefix, queue) as opened:
         number = opened.promote_all()
     told = "1 job no longer waits for its time" if number == 1 else f"{number} jobs no longer wait for their time"
     say(as_json, told, {"promoted": number})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -11,17 +9,16 @@ import click
 
 from sandq.cli.add import read_data
 from sandq.cli.options import debug_option, json_option, store_options
-from sandq.cli.show import print_json, print_table, show_time
+from sandq.cli.show import parsed, print_json, print_table, show_time
 from sandq.cli.store import open_queue, open_store
-from sandq.errors import ConfigError, QueueError
-from sandq.queue import Queue
+from sandq.errors import ConfigError, SchedulerNotFound
 from sandq.store.keys import QueueKeys
 from sandq.store.newjob import MAX_PRIORITY
 from sandq.store.plan import new_plan
 from sandq.store.schedule import Scheduler
 from sandq.units import show_duration
 
-PAGE = 100
+ALL = 2**31 - 1
 
 
 @click.group()
@@ -29,7 +26,7 @@ def schedule() -> None:
     """Add jobs to a queue again and again, every so often or when a cron pattern matches."""
 
 
-@schedule.command(short_help="Make a schedule, or change it.")
+@schedule.command(short_help="Make a scheduler, or change it.")
 @click.argument("queue")
 @click.argument("id_", metavar="ID")
 @click.option("--every", metavar="DURATION", help="Run at once, then each time this long later.")
@@ -40,7 +37,7 @@ def schedule() -> None:
 @click.option("--end", metavar="TIME", help="Not after this time.")
 @click.option("--offset", metavar="DURATION", help="With --every: run this long into each period.")
 @click.option("--immediately", is_flag=True, help="With --cron: the first run is now.")
-@click.option("--name", metavar="NAME", help="Name of the jobs (default: the schedule's ID).")
+@click.option("--name", metavar="NAME", help="Name of the jobs (default: the scheduler's ID).")
 @click.option("--data", default="{}", metavar="JSON|@file|-", help="The jobs' data (default {}).")
 @click.option("--priority", type=click.IntRange(0, MAX_PRIORITY), default=0, help="0 comes first, then 1, 2 and so on.")
 @click.option("--attempts", type=click.IntRange(min=0), default=0, help="How often the handler may raise.")
@@ -61,7 +58,7 @@ def add(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Make schedule ID of QUEUE, or change it: what is not said again is forgotten, a run that is due stays due."""
+    """Make scheduler ID of QUEUE, or change it: what is not said again is forgotten, a run that is due stays due."""
     QueueKeys(queue)  # a wrong name or option is told of before any server is started
     whole = {**asked, "data": read_data(data), "start": _moment("--start", start), "end": _moment("--end", end)}
     new_plan(id_, **whole)
@@ -73,45 +70,38 @@ def add(
         click.echo(f"{made.id} runs next {show_time(made.next_ms)}")
 
 
-@schedule.command("list", short_help="List the schedules of a queue.")
+@schedule.command("list", short_help="List the schedulers of a queue.")
 @click.argument("queue")
 @store_options
 @json_option
 @debug_option
 def list_(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
-    """List the schedules of QUEUE, the one that runs next at the top."""
+    """List the schedulers of QUEUE, the one that runs next at the top."""
     with open_queue(redis, prefix, queue) as opened:
-        found = list(_all(opened))
+        found = opened.schedulers(limit=ALL)
     if as_json:
         print_json([_value(each) for each in found])
     elif found:
         print_table(["id", "next run", "when", "runs", "limit", "end", "name"], list(map(_row, found)), numbers=(3, 4))
     else:
-        click.echo(f"sandq: no schedule in {queue}", err=True)
+        click.echo(f"sandq: no scheduler in {queue}", err=True)
 
 
-@schedule.command(short_help="End a schedule.")
+@schedule.command(short_help="End a scheduler.")
 @click.argument("queue")
 @click.argument("id_", metavar="ID")
 @store_options
 @json_option
 @debug_option
 def remove(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
-    """End schedule ID of QUEUE; a run that waits already, or has begun, is still carried out."""
+    """End scheduler ID of QUEUE; a run that waits already, or has begun, is still carried out."""
     with open_queue(redis, prefix, queue) as opened:
         if not opened.remove_scheduler(id_):
-            raise QueueError(f"there is no schedule {id_} in {queue}; `sandq schedule list {queue}` shows them")
+            raise SchedulerNotFound(f"there is no scheduler {id_} in {queue}; `sandq schedule list {queue}` shows them")
     if as_json:
         print_json({"removed": id_})
     else:
-        click.echo(f"schedule {id_} is removed")
-
-
-def _all(queue: Queue) -> Iterator[Scheduler]:
-    start = 0
-    while start < queue.schedulers_count():
-        yield from queue.schedulers(start, PAGE)
-        start += PAGE
+        click.echo(f"scheduler {id_} is removed")
 
 
 def _row(found: Scheduler) -> list[object]:
@@ -121,7 +111,7 @@ def _row(found: Scheduler) -> list[object]:
 
 
 def _value(found: Scheduler) -> dict[str, Any]:
-    """A schedule as one JSON object; times are milliseconds since 1970, as in Redis."""
+    """A scheduler as one JSON object; times are milliseconds since 1970, as in Redis."""
     return {
         "id": found.id,
         "name": found.name,
@@ -134,16 +124,9 @@ def _value(found: Scheduler) -> dict[str, Any]:
         "limit": found.limit,
         "start": found.start_ms,
         "end": found.end_ms,
-        "data": _data(found),
+        "data": parsed(found.data_json),
         "opts": dict(found.opts),
     }
-
-
-def _data(found: Scheduler) -> Any:
-    try:
-        return found.data
-    except json.JSONDecodeError:  # another client may have stored anything
-        return found.data_json.decode("utf-8", "replace")
 
 
 def _moment(option: str, text: str | None) -> datetime | None:

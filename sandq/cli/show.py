@@ -18,7 +18,9 @@ from sandq.units import show_duration
 
 def print_json(value: Any) -> None:
     """One JSON text on one line, for programs."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    # Half a surrogate pair has no UTF-8. It can only stand inside a JSON string, where its escape means the same.
+    click.echo(text.encode("utf-8", "backslashreplace"))
 
 
 def say(as_json: bool, text: str, value: Any) -> None:
@@ -77,7 +79,7 @@ def job_value(job: Job, state: JobState) -> dict[str, Any]:
         "queue": job.queue,
         "name": job.name,
         "state": str(state),
-        "data": _parsed(job.data_json),
+        "data": parsed(job.data_json),
         "opts": dict(job.opts),
         "timestamp": job.timestamp,
         "delay": job.delay,
@@ -97,8 +99,8 @@ def job_value(job: Job, state: JobState) -> dict[str, Any]:
         "processed_on": job.processed_on,
         "finished_on": job.finished_on,
         "processed_by": job.processed_by,
-        "progress": _parsed(job.progress_json),
-        "returnvalue": _parsed(job.returnvalue_json),
+        "progress": parsed(job.progress_json),
+        "returnvalue": parsed(job.returnvalue_json),
         "failed_reason": job.failed_reason,
         "stacktrace": list(job.stacktrace),
         "death": dict(job.death) if job.death else None,
@@ -162,8 +164,13 @@ def _print_block(title: str, text: str) -> None:
 
 
 def show_time(at_ms: int | None) -> str | None:
-    """A moment as local time with its offset; None stays None."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().isoformat(" ", "seconds") if at_ms else None
+    """A moment as local time with its offset, one beyond the year 9999 as its milliseconds; None stays None."""
+    if not at_ms:
+        return None
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms}ms"
 
 
 def show_took(job: Job) -> str:
@@ -173,11 +180,13 @@ def show_took(job: Job) -> str:
     return f"{max(0, job.finished_on - job.processed_on) / 1000:.3g}s"
 
 
-def _parsed(raw: bytes | None) -> Any:
+def parsed(raw: bytes | None) -> Any:
     """A stored JSON text as a value; another client may have stored anything, so what is no JSON is shown as text."""
     if raw is None:
         return None
     try:
-        return json.loads(raw)
-    except ValueError:
+        value = json.loads(raw)
+        json.dumps([[[[[[[[value]]]]]]]])  # nested so deep that it can just be read, it could not be shown within a job
+    except (ValueError, RecursionError):
         return raw.decode("utf-8", "replace")
+    return value

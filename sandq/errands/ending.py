@@ -20,18 +20,21 @@ from sandq.store.stream import PAGE
 LOOK_EVERY_S = 2.0
 
 
-def result(keys: QueueKeys, job: Job | str) -> Waiting[Any]:
+def result(keys: QueueKeys, job: Job | str, listening_since: str) -> Waiting[Any]:
     """What the job's handler returned, as soon as it did; JobFailed when the job failed.
 
-    Whoever answers `Listen` has to listen from before this begins: an end in between is then seen in one of the two.
+    Whoever answers `Listen` has to listen from before this begins, from the event id `listening_since` on: an end in
+    between is then seen in one of the two.
     """
-    job_id = id_of(job)
+    job_id = id_of(keys, job)
     ending: reads.Ending = yield reads.ending(keys, job_id)
     if ending.word == "missing":
-        ending = yield from _look_back(keys, job_id, job)
+        ending = yield from _look_back(keys, job_id, _added_after(job))
     while ending.word == "pending":
         heard: reads.Ending | None = yield Listen(job_id)
         ending = heard or (yield reads.ending(keys, job_id))
+        if ending.word == "missing":  # whoever listens may not have come to the event yet
+            ending = yield from _look_back(keys, job_id, listening_since)
     match ending.word:
         case "completed":
             return _value(keys, job_id, ending.value_json)
@@ -67,20 +70,22 @@ def ending_in(event: Event) -> reads.Ending | None:
 def not_ended(keys: QueueKeys, job: Job | str, limit: Patience) -> ResultTimeout:
     """What to raise when the time is over."""
     return ResultTimeout(
-        f"job {id_of(job)} of queue {keys.queue} has not ended within {limit.timeout_s:g}s; it goes on"
+        f"job {id_of(keys, job)} of queue {keys.queue} has not ended within {limit.timeout_s:g}s; it goes on"
     )
 
 
-def _look_back(keys: QueueKeys, job_id: str, wanted: Job | str) -> Errand[reads.Ending]:
+def _added_after(job: Job | str) -> str:
+    """An event id that is older than the job's end: older than the job itself, unless its timestamp was chosen."""
+    return f"{job.timestamp - 1}" if isinstance(job, Job) and "timestamp" not in job.opts else "0"
+
+
+def _look_back(keys: QueueKeys, job_id: str, after: str) -> Errand[reads.Ending]:
     """A job that is removed when it ends leaves its result in the event stream only."""
     ending = reads.Ending("missing")
-    # Its end is not older than the job itself, unless the producer chose the timestamp.
-    known = isinstance(wanted, Job) and "timestamp" not in wanted.opts
-    since = f"{wanted.timestamp - 1}" if known and isinstance(wanted, Job) else "0"
     while True:
-        entries: list[tuple[str, dict[str, str]]] = yield reads.events(keys, since, PAGE)
-        for since, fields in entries:
-            event = Event(since, fields)
+        entries: list[tuple[str, dict[str, str]]] = yield reads.events(keys, after, PAGE)
+        for after, fields in entries:  # noqa: PLR1704  # where the next page begins
+            event = Event(after, fields)
             found = ending_in(event) if event.job_id == job_id else None
             ending = ending if found is None or found.word == "missing" else found
         if len(entries) < PAGE:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Unpack
 from uuid import uuid4
 
 from sandq.errands import family
 from sandq.errands.family import FlowTree
-from sandq.errands.jobs import JobOptions, parent_of
+from sandq.errands.jobs import OPTIONS, JobOptions, parent_of
 from sandq.errands.step import Errand
 from sandq.errors import QueueError
 from sandq.job import Job
 from sandq.store import flow, produce
+from sandq.store.arguments import each
 from sandq.store.keys import QueueKeys
-from sandq.store.newjob import OnFailure, Parent, new_job
+from sandq.store.newjob import OnFailure, Parent, failure_rule, new_job
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -45,7 +46,7 @@ class FlowJob:
         Options are those of `Queue.add`; a `parent` may only be given to the root. A child may also be a mapping of
         these arguments.
         """
-        if unknown := sorted(options.keys() - JobOptions.__annotations__.keys()):
+        if unknown := sorted(options.keys() - OPTIONS):
             raise TypeError(f"FlowJob() has no option {', '.join(unknown)}; it takes those of Queue.add")
         given = (name, data, queue, tuple(children), on_failure, options)
         for field, value in zip(self.__slots__, given, strict=True):
@@ -98,7 +99,7 @@ class _Twig(NamedTuple):
 
 def _branches(prefix: str, trees: Iterable[Tree]) -> Iterator[_Branch]:
     """Every node, level by level: the order in which BullMQ adds them, and so that in which equal jobs will run."""
-    waiting = deque(_Twig(tree, None) for tree in trees)
+    waiting = deque(_Twig(tree, None) for tree in each("flows", trees))
     while waiting:
         twig = waiting.popleft()
         job = _flow_job(twig.tree)
@@ -119,7 +120,7 @@ def _flow_job(tree: Any) -> FlowJob:
 
 
 def _node(prefix: str, job: FlowJob, above: flow.Node | None) -> flow.Node:
-    queue = job.queue or (above.keys.queue if above else None)
+    queue = above.keys.queue if job.queue is None and above else job.queue
     if queue is None:
         raise QueueError(f"job {job.name!r} is the root of a flow and names no queue; give it queue=...")
     if job.children and job.options.get("deduplication") is not None:
@@ -130,9 +131,10 @@ def _node(prefix: str, job: FlowJob, above: flow.Node | None) -> flow.Node:
 
 
 def _parent(prefix: str, job: FlowJob, above: flow.Node | None) -> Parent | None:
-    given = parent_of(prefix, job.options.get("parent"))
-    if above is None:
-        return replace(given, on_failure=job.on_failure) if given and job.on_failure != "wait" else given
+    given = job.options.get("parent")
+    if above is None:  # without a parent a rule is of no use; the same tree may hang below one another time
+        rule = failure_rule(job.on_failure)
+        return parent_of(prefix, given, None if given is None or rule == "wait" else rule)
     if given is not None:
         raise QueueError(f"job {job.name!r} is a child of {above.new.name!r} already; only a root may have a parent")
     return Parent(id=above.id, queue=above.keys.base[:-1], on_failure=job.on_failure)

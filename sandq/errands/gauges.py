@@ -8,14 +8,17 @@ from sandq.errands.step import Errand
 from sandq.errors import QueueError
 from sandq.job import JobState
 from sandq.store import gauges
+from sandq.store.arguments import MAX_DELAY_MS, each, milliseconds, whole
 from sandq.store.keys import QueueKeys
-from sandq.store.newjob import MAX_DELAY_MS, MAX_PRIORITY, milliseconds, whole
+from sandq.store.newjob import MAX_PRIORITY
 from sandq.units import Duration
+
+FROM_THE_END = -(2**31)  # places below zero are counted from the oldest on: -1
 
 
 def counts_per_priority(keys: QueueKeys, priorities: Iterable[int]) -> Errand[dict[int, int]]:
     """How many jobs wait under each of these priorities; 0 is what waits without one."""
-    wanted = [whole("priority", priority, most=MAX_PRIORITY) for priority in priorities]
+    wanted = [whole("priority", priority, most=MAX_PRIORITY) for priority in each("priorities", priorities)]
     found: dict[int, int] = yield gauges.counts_per_priority(keys, wanted)
     return found
 
@@ -34,7 +37,8 @@ def metrics(keys: QueueKeys, state: JobState | str, start: int = 0, end: int = -
     """
     if state not in (JobState.COMPLETED, JobState.FAILED):
         raise QueueError(f"there are no metrics of jobs that are {state}; use completed or failed")
-    found: gauges.Metrics = yield gauges.metrics(keys, JobState(state), start, end)
+    first, last = whole("start", start, least=FROM_THE_END), whole("end", end, least=FROM_THE_END)
+    found: gauges.Metrics = yield gauges.metrics(keys, JobState(state), first, last)
     return found
 
 

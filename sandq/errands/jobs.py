@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypedDict, Unpack
+from dataclasses import replace
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from sandq.backoff import Backoff
 from sandq.errands.step import Errand
-from sandq.errors import JobNotFound, QueueError
+from sandq.errors import JobNotFound, QueueError, WrongState
 from sandq.job import Job, JobState
 from sandq.store import produce, reads
-from sandq.store.keys import QueueKeys
-from sandq.store.newjob import NewJob, Parent, Retention, existing_id, new_job, whole
+from sandq.store.arguments import each, whole
+from sandq.store.call import Read
+from sandq.store.keys import QueueKeys, split_job_key
+from sandq.store.newjob import NewJob, OnFailure, Parent, Retention, existing_id, new_job
 from sandq.units import Duration
+
+R = TypeVar("R")
 
 CancelAnswer = Literal["was_waiting", "was_running", "already_done"]
 
@@ -37,20 +42,29 @@ class JobOptions(TypedDict, total=False):
     deduplication: str | Mapping[str, Any] | None
 
 
-def id_of(job: Job | str) -> str:
-    """The id, from a job or as it is; JobNotFound for what cannot be one."""
+OPTIONS = JobOptions.__annotations__.keys()
+
+
+def id_of(keys: QueueKeys, job: Job | str) -> str:
+    """The id, from a job of this queue or as it is; JobNotFound for what cannot be one."""
+    if isinstance(job, Job) and job.queue != keys.queue:
+        raise QueueError(f"job {job.id} is of queue {job.queue}, not {keys.queue}; ask that queue")
     return existing_id(job.id if isinstance(job, Job) else job)
 
 
-def add(keys: QueueKeys, name: str, data: Any = None, **options: Unpack[JobOptions]) -> Errand[Job]:
-    """Add one job; when this returns, Redis holds it."""
-    [job] = yield from add_many(keys, [{"name": name, "data": data, **options}])
+def add(
+    keys: QueueKeys, name: str, data: Any = None, *, on_failure: OnFailure | None = None, **options: Unpack[JobOptions]
+) -> Errand[Job]:
+    """Add one job; when this returns, Redis holds it. `on_failure`: what its failure does to its `parent`."""
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise TypeError(f"add() has no option {', '.join(unknown)}; it takes {', '.join(OPTIONS)}")
+    [job] = yield from add_many(keys, [{"name": name, "data": data, "on_failure": on_failure, **options}])
     return job
 
 
 def add_many(keys: QueueKeys, items: Iterable[NewJob | tuple[str, Any] | Mapping[str, Any]]) -> Errand[list[Job]]:
     """Add jobs given as (name, data) or as mappings of `add`'s arguments, hundreds per call to Redis."""
-    jobs = [_new(keys.prefix, item) for item in items]
+    jobs = [_new(keys.prefix, item) for item in each("jobs", items)]
     stored: list[Job] = []
     for chunk in produce.chunks(jobs):
         answers = yield produce.add(keys, chunk)
@@ -58,16 +72,24 @@ def add_many(keys: QueueKeys, items: Iterable[NewJob | tuple[str, Any] | Mapping
     return stored
 
 
-def parent_of(prefix: str, given: Parent | Job | None) -> Parent | None:
-    """The parent that an option names."""
-    return Parent(id=given.id, queue=f"{prefix}:{given.queue}") if isinstance(given, Job) else given
+def parent_of(prefix: str, given: Parent | Job | None, on_failure: OnFailure | None = None) -> Parent | None:
+    """The parent that the options name."""
+    if given is None:
+        if on_failure is not None:
+            raise QueueError(f"on_failure {on_failure!r} says what a failure does to the parent; give parent, too")
+        return None
+    if isinstance(given, Job):
+        given = Parent(id=given.id, queue=f"{prefix}:{given.queue}")
+    if not isinstance(given, Parent):
+        raise QueueError(f"parent {given!r} must be a Job, or Parent(id=..., queue='{prefix}:...')")
+    return given if on_failure is None else replace(given, on_failure=on_failure)
 
 
 def _new(prefix: str, item: Any) -> NewJob:
     if isinstance(item, NewJob):
         return item
     if isinstance(item, Mapping):
-        return new_job(**{**item, "parent": parent_of(prefix, item.get("parent"))})
+        return _from_mapping(prefix, item)
     try:
         name, data = item
     except (TypeError, ValueError):
@@ -75,19 +97,35 @@ def _new(prefix: str, item: Any) -> NewJob:
     return new_job(name, data)
 
 
+def _from_mapping(prefix: str, item: Mapping[str, Any]) -> NewJob:
+    if unknown := sorted(map(str, item.keys() - OPTIONS - {"name", "data", "on_failure"})):
+        raise QueueError(f"{dict(item)!r} is not a job: add() has no option {', '.join(unknown)}")
+    given = {"name": "", **item}  # without a name it is refused as any other wrong one
+    parent = parent_of(prefix, given.get("parent"), given.pop("on_failure", None))
+    return new_job(**{**given, "parent": parent})
+
+
 def job(keys: QueueKeys, job: Job | str) -> Errand[Job]:
     """The job as it stands now; JobNotFound when it is gone."""
-    found: Job | None = yield reads.job(keys, id_of(job))
+    found: Job | None = yield reads.job(keys, id_of(keys, job))
     if found is None:
-        raise not_found(keys, id_of(job))
+        raise not_found(keys, job)
+    return found
+
+
+def about(keys: QueueKeys, job: Job | str, read: Read[R]) -> Errand[R]:
+    """What is read about the job; JobNotFound when it is gone."""
+    found: R | None = yield reads.if_there(keys, id_of(keys, job), read)
+    if found is None:
+        raise not_found(keys, job)
     return found
 
 
 def state(keys: QueueKeys, job: Job | str) -> Errand[JobState]:
-    """Where the job is now; JobNotFound when it is gone."""
-    found: JobState = yield reads.state(keys, id_of(job))
-    if found is JobState.UNKNOWN:
-        raise not_found(keys, id_of(job))
+    """Where the job is now; UNKNOWN when the queue has lost track of it, JobNotFound when it is gone."""
+    found: JobState | None = yield reads.state(keys, id_of(keys, job))
+    if found is None:
+        raise not_found(keys, job)
     return found
 
 
@@ -99,61 +137,86 @@ def logs(
     if limit == 0:
         return []
     if not newest_first:
-        lines: list[str] = yield reads.logs(keys, id_of(job), first, last)
-        return lines
+        return (yield from about(keys, job, reads.logs(keys, id_of(keys, job), first, last)))
     # Counted from the end, where the newest line has place -1.
-    lines = yield reads.logs(keys, id_of(job), 0 if limit is None else -last - 1, -first - 1)
-    return lines[::-1]
+    newest = reads.logs(keys, id_of(keys, job), 0 if limit is None else -last - 1, -first - 1)
+    return (yield from about(keys, job, newest))[::-1]
 
 
 def cancel(keys: QueueKeys, job: Job | str, reason: str = "") -> Errand[CancelAnswer]:
     """End the job: at once when it waits, by asking its supervisor when it runs. Never retried."""
-    word: produce.CancelWord = yield produce.cancel(keys, id_of(job), reason)
+    if not isinstance(reason, str):
+        raise QueueError(f"the reason {reason!r} to cancel job {id_of(keys, job)} must be a text")
+    word: produce.CancelWord = yield produce.cancel(keys, id_of(keys, job), reason)
     match word:
         case "missing":
-            raise not_found(keys, id_of(job))
+            raise not_found(keys, job)
         case "scheduler":
-            raise _scheduled(keys, id_of(job))
+            raise _scheduled(keys, job)
         case _:
             return word
 
 
 def retry(keys: QueueKeys, job: Job | str) -> Errand[None]:
     """Run a finished job again: its crash budgets start afresh, the attempts it made stay counted."""
-    word: produce.RetryWord = yield produce.retry(keys, id_of(job))
+    word: produce.RetryWord = yield produce.retry(keys, id_of(keys, job))
     if word == "missing":
-        raise not_found(keys, id_of(job))
+        raise not_found(keys, job)
     if word == "not-finished":
-        raise QueueError(f"job {id_of(job)} of queue {keys.queue} has not ended; only such a job can be retried")
+        raise WrongState(f"job {id_of(keys, job)} of queue {keys.queue} has not ended; only such a job can be retried")
 
 
 def promote(keys: QueueKeys, job: Job | str) -> Errand[None]:
     """Let a delayed job run now."""
-    word: produce.PromoteWord = yield produce.promote(keys, id_of(job))
+    word: produce.PromoteWord = yield produce.promote(keys, id_of(keys, job))
     if word == "missing":
-        raise not_found(keys, id_of(job))
+        raise not_found(keys, job)
     if word == "not-delayed":
-        raise QueueError(f"job {id_of(job)} of queue {keys.queue} is not delayed; there is nothing to promote")
+        raise WrongState(f"job {id_of(keys, job)} of queue {keys.queue} is not delayed; there is nothing to promote")
 
 
 def remove(keys: QueueKeys, job: Job | str, *, children: bool = True) -> Errand[None]:
-    """Remove the job and, unless told otherwise, its children; refused while one of them runs."""
-    word: produce.RemoveWord = yield produce.remove(keys, id_of(job), children=children)
+    """Remove the job and, unless told otherwise, its children; refused while one of them runs.
+
+    Up to 500 jobs go at once. A larger family goes in rounds, the job itself last; it does not run in between. A child
+    that is found running only then stays, and so does the job: remove it again once that has ended.
+    """
+    word = yield from remove_family(keys, id_of(keys, job), "all" if children else "")
     match word:
         case "missing":
-            raise not_found(keys, id_of(job))
+            raise not_found(keys, job)
         case "scheduler":
-            raise _scheduled(keys, id_of(job))
+            raise _scheduled(keys, job)
         case "locked":
-            raise QueueError(f"job {id_of(job)} of queue {keys.queue}, or a child of it, is running; cancel it first")
-        case "removed":
+            raise WrongState(
+                f"job {id_of(keys, job)} of queue {keys.queue}, or a child of it, is running; cancel it first"
+            )
+        case _:
             return
 
 
-def not_found(keys: QueueKeys, job_id: str) -> JobNotFound:
+def remove_family(keys: QueueKeys, job_id: str, children: produce.Family) -> Errand[produce.RemoveWord]:
+    """Remove a job round by round, with what stands below it; the word that the last round was answered."""
+    path, begun = [(keys, job_id)], False
+    while True:
+        answer: produce.RemoveWord | produce.Below = yield produce.remove(*path[-1], children)
+        if isinstance(answer, produce.Below):
+            path.append(split_job_key(answer.key, keys.prefix))
+        elif answer != "more":
+            # What is missing now, somebody else has removed.
+            answer = "removed" if answer == "missing" and begun else answer
+            if answer != "removed" or len(path) == 1:
+                return answer
+            path.pop()
+        begun = True
+
+
+def not_found(keys: QueueKeys, job: Job | str) -> JobNotFound:
     """What to raise for a job that is not there."""
+    job_id = id_of(keys, job)
     return JobNotFound(f"there is no job {job_id} in queue {keys.queue}; it may have been removed after it ended")
 
 
-def _scheduled(keys: QueueKeys, job_id: str) -> QueueError:
-    return QueueError(f"job {job_id} of queue {keys.queue} is the next run of a schedule; remove the schedule instead")
+def _scheduled(keys: QueueKeys, job: Job | str) -> WrongState:
+    who = f"job {id_of(keys, job)} of queue {keys.queue}"
+    return WrongState(f"{who} is the next run of a scheduler; remove the scheduler instead")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sandq.errands.step import Errand
 from sandq.errors import QueueError
 from sandq.store import gauges, maintain, reads
+from sandq.store.arguments import milliseconds, whole
 from sandq.store.keys import QueueKeys
-from sandq.store.newjob import milliseconds, whole
 from sandq.units import Duration
 
 
@@ -61,7 +61,8 @@ def rate_limit(keys: QueueKeys, duration: Duration) -> Errand[None]:
 
 def rate_limit_ttl(keys: QueueKeys, max: int | None = None) -> Errand[float]:  # noqa: A002
     """For how many seconds a rate limit keeps jobs from starting, 0 when it does not; `max`: a worker's own limit."""
-    left_ms: int = yield gauges.limited_ms(keys, max)
+    most = None if max is None else whole("max", max, least=1)
+    left_ms: int = yield gauges.limited_ms(keys, most)
     return left_ms / 1000
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from sandq.errands.step import Errand
-from sandq.errors import QueueError
+from sandq.errors import QueueError, WrongState
 from sandq.job import JobState
 from sandq.store import gauges, maintain
+from sandq.store.arguments import milliseconds, text, whole
 from sandq.store.keys import QueueKeys
-from sandq.store.newjob import milliseconds, whole
 from sandq.units import Duration
 
 
 def drain(keys: QueueKeys, *, delayed: bool = False) -> Errand[int]:
     """Delete all jobs that wait to run, with `delayed` also those that are delayed; how many that were.
 
-    Running and finished jobs stay, and so does the next run of every schedule.
+    Running and finished jobs stay, and so does the next run of every scheduler.
     """
     states = [JobState.WAITING, JobState.PRIORITIZED, *([JobState.DELAYED] if delayed else [])]
     count = 0
@@ -30,7 +30,7 @@ def clean(keys: QueueKeys, state: JobState | str, grace: Duration, limit: int | 
     """Delete jobs of one state that are older than `grace`, oldest first and `limit` at most; the ids deleted.
 
     Old is what ended, else started, else was added that long ago. Active jobs are only deleted when their lock is
-    gone, the next run of a schedule never.
+    gone, the next run of a scheduler never.
     """
     places = maintain.PLACES.get(_state(state))
     if places is None:
@@ -51,7 +51,7 @@ def clean(keys: QueueKeys, state: JobState | str, grace: Duration, limit: int | 
 
 
 def obliterate(keys: QueueKeys, *, force: bool = False) -> Errand[None]:
-    """Delete the queue, all its jobs, schedules, events and settings; refused while jobs run, unless forced.
+    """Delete the queue, all its jobs, schedulers, events and settings; refused while jobs run, unless forced.
 
     Nothing of it is claimed meanwhile. With `force` the running jobs are deleted too; sandq stops their handlers as
     soon as it notices.
@@ -60,7 +60,7 @@ def obliterate(keys: QueueKeys, *, force: bool = False) -> Errand[None]:
         while (word := (yield maintain.obliterate(keys, force=force, last=last))) == "more":
             pass
         if word == "active":
-            raise QueueError(f"jobs of queue {keys.queue} are running; pause it and wait for them, or force it")
+            raise WrongState(f"jobs of queue {keys.queue} are running; pause it and wait for them, or force it")
         if not last:
             yield from _forget_all(keys)
 
@@ -103,13 +103,13 @@ def event_count(keys: QueueKeys) -> Errand[int]:
 
 def remove_deduplication_key(keys: QueueKeys, deduplication_id: str) -> Errand[bool]:
     """Let the next job with this deduplication id be added; whether there was one that stood in its way."""
-    there: bool = yield maintain.forget_deduplication(keys, deduplication_id)
+    there: bool = yield maintain.forget_deduplication(keys, text("deduplication id", deduplication_id))
     return there
 
 
 def deduplication_job_id(keys: QueueKeys, deduplication_id: str) -> Errand[str | None]:
     """The id of the job that stands for this deduplication id now; None when the next one is added."""
-    owner: str | None = yield gauges.deduplication_owner(keys, deduplication_id)
+    owner: str | None = yield gauges.deduplication_owner(keys, text("deduplication id", deduplication_id))
     return owner
 
 

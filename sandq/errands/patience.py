@@ -40,6 +40,9 @@ class Patience:
 
 def _seconds(value: Duration) -> float:
     try:
-        return seconds(value)
-    except ConfigError as error:
+        amount = seconds(value)
+    except (ConfigError, OverflowError) as error:
         raise QueueError(str(error)) from None
+    if math.isnan(amount):
+        raise QueueError(f"{value!r} is no time to wait; give seconds, or text like 5s")
+    return amount

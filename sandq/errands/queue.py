@@ -9,10 +9,11 @@ from sandq.errands.step import Errand
 from sandq.errors import QueueError
 from sandq.job import Job, JobState
 from sandq.store import produce, reads
+from sandq.store.arguments import each, whole
 from sandq.store.keys import QueueKeys
-from sandq.store.newjob import whole
 
 FINISHED: tuple[Literal[JobState.COMPLETED, JobState.FAILED], ...] = (JobState.COMPLETED, JobState.FAILED)
+BEFORE = (JobState.WAITING, JobState.PRIORITIZED, JobState.DELAYED, JobState.WAITING_CHILDREN)
 PAGE = 500  # jobs read in one call
 
 
@@ -37,18 +38,24 @@ def jobs(
         asked = min(PAGE, end - start)
         page: reads.Page = yield reads.page(keys, wanted, start, asked)
         found += page.jobs
-        if page.places < asked:
+        if page.places < asked and not page.full:
             break
-        start += asked
+        start += page.places
     return found
 
 
 def _states(given: JobState | str | Iterable[JobState | str]) -> list[JobState]:
-    wanted = list(dict.fromkeys([given] if isinstance(given, str) else given))
+    wanted = [given] if isinstance(given, str) else each("states", given)
     for one in wanted:
         if one not in reads.COUNTED:
             raise QueueError(f"there is no state {str(one)!r}; use one of {', '.join(reads.COUNTED)}")
-    return [JobState(one) for one in wanted]
+    return list(dict.fromkeys(map(JobState, wanted)))
+
+
+def count(keys: QueueKeys) -> Errand[int]:
+    """How many jobs have yet to run: waiting, prioritized, delayed, or waiting for their children."""
+    found: dict[str, int] = yield reads.counts(keys)
+    return sum(found[state] for state in BEFORE)
 
 
 def counts(keys: QueueKeys) -> Errand[dict[str, int]]:

@@ -1,4 +1,4 @@
-"""What a client asks of schedules: jobs that come again and again."""
+"""What a client asks of schedulers: jobs that come again and again."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Any, TypedDict, Unpack
 
 from sandq.backoff import Backoff
 from sandq.errands.step import Errand
-from sandq.errors import QueueError
+from sandq.errors import QueueError, SchedulerNotFound
 from sandq.store import schedule
+from sandq.store.arguments import whole
 from sandq.store.keys import QueueKeys
 from sandq.store.newjob import Retention
 from sandq.store.plan import Plan, new_plan
 from sandq.store.schedule import Scheduler
 from sandq.units import Duration
 
+PAGE = 100  # schedulers read in one call
 ROUNDS = 8  # how often later times of a pattern are tried, when those before are past or have jobs
 
 
 class IterationOptions(TypedDict, total=False):
-    """What `add` may be told about a job, as far as it can hold for every iteration of a schedule."""
+    """What `add` may be told about a job, as far as it can hold for every iteration of a scheduler."""
 
     attempts: int
     backoff: Backoff | Duration | Mapping[str, Any] | None
@@ -50,7 +52,7 @@ def upsert_scheduler(
     data: Any = None,
     **options: Unpack[IterationOptions],
 ) -> Errand[Scheduler]:
-    """Make a schedule, or change the one of this id: its pending iteration is replaced, and a due one stays due.
+    """Make a scheduler, or change the one of this id: its pending iteration is replaced, and a due one stays due.
 
     `every` runs at once and then each period (from `start`, or `offset` into each period); `cron` runs when the pattern
     matches in `tz` (UTC when left out). `start` and `end` are aware datetimes or ms since 1970; nothing runs before
@@ -84,27 +86,35 @@ def upsert_scheduler(
 
 
 def scheduler(keys: QueueKeys, scheduler_id: str) -> Errand[Scheduler]:
-    """The schedule as it stands now; QueueError when there is none of this id."""
+    """The scheduler as it stands now; SchedulerNotFound when there is none of this id."""
     found: Scheduler | None = yield schedule.find(keys, scheduler_id)
     if found is None:
-        raise QueueError(f"there is no scheduler {scheduler_id} in queue {keys.queue}; it may have been removed")
+        raise SchedulerNotFound(f"there is no scheduler {scheduler_id} in queue {keys.queue}; it may have been removed")
     return found
 
 
 def schedulers(keys: QueueKeys, start: int = 0, limit: int = 20) -> Errand[list[Scheduler]]:
-    """The queue's schedules at places start to start + limit, the one that runs next at the top."""
-    found: list[Scheduler] = yield schedule.page(keys, start, limit)
+    """The queue's schedulers at places start to start + limit, the one that runs next at the top."""
+    end = whole("start", start) + whole("limit", limit)
+    found: list[Scheduler] = []
+    while start < end:
+        asked = min(PAGE, end - start)
+        page: schedule.Page = yield schedule.page(keys, start, asked)
+        found += page
+        if page.places < asked:
+            break
+        start += asked
     return found
 
 
 def schedulers_count(keys: QueueKeys) -> Errand[int]:
-    """How many schedules the queue has, those that are over with them."""
+    """How many schedulers the queue has, those that are over with them."""
     found: int = yield schedule.count(keys)
     return found
 
 
 def remove_scheduler(keys: QueueKeys, scheduler_id: str) -> Errand[bool]:
-    """End the schedule; whether there was one. An iteration that waits already, or runs, is carried out."""
+    """End the scheduler; whether there was one. An iteration that waits already, or runs, is carried out."""
     word: str = yield schedule.remove(keys, scheduler_id)
     return word == "removed"
 

@@ -12,6 +12,7 @@ from sandq.errands.step import Errand
 from sandq.errors import QueueError
 from sandq.event import Event
 from sandq.store import stream
+from sandq.store.arguments import each, text
 from sandq.store.keys import QueueKeys
 
 START, NOW = "0-0", "$"
@@ -83,10 +84,10 @@ class Place:
 
     def __init__(self, since: str, names: Collection[str] | str) -> None:
         """`since`: an event id, "0" for all that is kept, "$" for what comes from now on."""
-        if since != NOW and not _ID.fullmatch(since):
+        if not isinstance(since, str) or (since != NOW and not _ID.fullmatch(since)):
             raise QueueError(f"{since!r} is no event id; give one like 1700000000000-0, 0 for all, or $ for new ones")
         self.last_id = since
-        self._names = frozenset([names] if isinstance(names, str) else names)
+        self._names = frozenset([names] if isinstance(names, str) else each("names", names))
         self._gap = False
 
     def take(self, found: Page) -> Iterator[Event]:
@@ -103,15 +104,15 @@ class Place:
 def publish(keys: QueueKeys, name: str, /, **fields: Any) -> Errand[str]:
     """Tell whoever listens something of your own, and return the event's id; it is kept as long as any other event.
 
-    Text is sent as it is, everything else as JSON. QueueError for a name that the queue itself uses.
+    Text is sent as it is, everything else as JSON. QueueError for a name that the queue itself uses, also with a ':'
+    and more behind it: "completed:7" is how BullMQ tells who waits for job 7.
     """
-    if not name or name in _TAKEN:
+    if text("event name", name).partition(":")[0] in _TAKEN:
         raise QueueError(f"an event cannot be called {name!r}; the queue itself says that, choose a name of your own")
     if "event" in fields:
         raise QueueError("an event has its name in the field 'event'; choose another name for your field")
     try:
-        texts = {field: _text(value).encode() for field, value in fields.items()}
-        name.encode()
+        texts = {text("event field", field): _text(value).encode() for field, value in fields.items()}
     except (TypeError, ValueError, RecursionError) as error:
         raise QueueError(f"event {name!r} cannot be published: {error}") from None
     event_id: str = yield stream.publish(keys, name, texts)

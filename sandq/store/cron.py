@@ -65,7 +65,7 @@ def _moment(after_ms: int, tz: str | None) -> datetime:
     try:
         return datetime.fromtimestamp(after_ms / 1000, zone)
     except (ValueError, OverflowError, OSError) as error:
-        raise QueueError(f"no schedule can go on from {after_ms} ms; is prevMillis in its opts a time?") from error
+        raise QueueError(f"no scheduler can go on from {after_ms} ms; is prevMillis in its opts a time?") from error
 
 
 def _zone(tz: str | None) -> tzinfo | None:

@@ -68,6 +68,14 @@ def child_values(keys: QueueKeys, job_id: str) -> Read[bytes]:
     return Read((("HGETALL", _key(keys, job_id, "processed")),), parse)
 
 
+def processed(keys: QueueKeys, job_id: str) -> Read[dict[str, bytes]]:
+    """The return values of the completed children by job key, each as it was stored."""
+    return Read(
+        (("HGETALL", _key(keys, job_id, "processed")),),
+        lambda replies: {_text(key): value for key, value in _pairs(replies[0])},
+    )
+
+
 def child_failures(keys: QueueKeys, job_id: str) -> Read[dict[str, str]]:
     """Why the children failed that their parent may do without, by job key."""
     return Read((("HGETALL", _key(keys, job_id, "ignored")),), lambda replies: _texts(replies[0]))

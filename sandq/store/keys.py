@@ -6,6 +6,7 @@ import base64
 from dataclasses import dataclass
 
 from sandq.errors import QueueError
+from sandq.store.arguments import has_utf8, text
 
 # Suffixes that are structural keys of a queue: as a job id they would shadow one (wire-format 2.3).
 RESERVED_IDS = frozenset(
@@ -48,8 +49,11 @@ class QueueKeys:
     prefix: str = "bull"
 
     def __post_init__(self) -> None:
-        if not self.queue or ":" in self.queue:
-            raise QueueError(f"queue name {self.queue!r} must not be empty or hold ':'; choose another name")
+        text("queue name", self.queue)
+        if ":" in self.queue:
+            raise QueueError(f"queue name {self.queue!r} holds ':', which separates the parts of a key; choose another")
+        if not isinstance(self.prefix, str) or not has_utf8(self.prefix):
+            raise QueueError(f"key prefix {self.prefix!r} of queue {self.queue!r} must be a text, such as bull")
 
     @property
     def base(self) -> str:

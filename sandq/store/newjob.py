@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from sandq.backoff import Backoff
 from sandq.errors import ConfigError, JobNotFound, QueueError
+from sandq.job import LARGEST_LIMIT
+from sandq.store.arguments import MAX_DELAY_MS, delay_ms, has_utf8, milliseconds, text, whole
 from sandq.store.keys import JOB_KEY_SUFFIXES, RESERVED_IDS, RESERVED_PREFIXES
-from sandq.units import Duration, seconds, show_size, size
+from sandq.units import Duration, show_size, size
 
 MAX_PRIORITY = 2**21 - 1  # so that priority * 2^32 + counter stays an exact double (wire-format 1.3)
 MAX_DATA = 1 << 20
-# A due time * 4096 + tie index is exact below 2^53; a hundred years keep the sum far inside what a score can order.
-MAX_DELAY_MS = 100 * 365 * 24 * 3600 * 1000
 # BullMQ counts jobs without an id: the text of an integer would one day be given out a second time.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _ITERATION = re.compile(r"repeat:.+:[0-9]+", re.DOTALL)
@@ -31,8 +31,7 @@ _DEDUPLICATION = {
     "keep_last_if_active": "keepLastIfActive",
 }
 
-# json.dumps with these arguments would make a new one each time.
-_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))  # dumps() makes one per call
 
 Retention = bool | int | Mapping[str, Any]
 OnFailure = Literal["wait", "fail", "continue", "ignore", "remove"]
@@ -47,8 +46,9 @@ class Parent:
     on_failure: OnFailure = "wait"
 
     def __post_init__(self) -> None:
-        if self.on_failure not in ("wait", *_FLAGS):
-            raise QueueError(f"on_failure {self.on_failure!r} must be one of wait, {', '.join(_FLAGS)}")
+        text("parent queue", self.queue)
+        existing_id(self.id)
+        failure_rule(self.on_failure)
 
     @property
     def key(self) -> str:
@@ -129,18 +129,14 @@ def new_job(
     timestamp: int | None = None,
     parent: Parent | None = None,
     deduplication: str | Mapping[str, Any] | None = None,
-    max_data: int = MAX_DATA,
 ) -> NewJob:
     """A job that Redis may be given, or QueueError naming what is wrong with it.
 
     `data_json` is data that is proven to be one JSON text already; with neither, the data is `{}`.
     """
-    _utf8("job name", name)
-    if parent is not None:
-        _utf8("parent queue", parent.queue)
-        existing_id(parent.id)
-        if deduplication is not None:
-            raise QueueError(f"job {name!r} has a parent and deduplication; the parent would wait for a job never made")
+    text("job name", name)
+    if parent is not None and deduplication is not None:
+        raise QueueError(f"job {name!r} has a parent and deduplication; the parent would wait for a job never made")
     opts = {
         "attempts": whole("attempts", attempts),
         "backoff": None if backoff is None else Backoff.parse(backoff).to_opts(),
@@ -157,14 +153,16 @@ def new_job(
         "de": None if deduplication is None else _deduplication(deduplication),
         **({} if parent is None else parent.to_opts()),
     }
-    encoded = encode_data(name, data) if data_json is None else data_json
-    if len(encoded) > max_data:
-        raise QueueError(
-            f"data of job {name!r} is {show_size(len(encoded))}, over the limit of {show_size(max_data)}; "
-            "store it elsewhere and pass where it is"
-        )
+    encoded = encode_data(name, data) if data_json is None else _bounded(f"data of job {name!r}", data_json)
     stored = {key: value for key, value in opts.items() if value is not None}
     return NewJob(name=name, data_json=encoded, opts=stored, parent=parent)
+
+
+def failure_rule(word: OnFailure) -> OnFailure:
+    """What a failure does to a parent, if it is one of the words for it."""
+    if word not in ("wait", *_FLAGS):
+        raise QueueError(f"on_failure {word!r} must be one of wait, {', '.join(_FLAGS)}")
+    return word
 
 
 def encode_data(name: str, data: Any) -> bytes:
@@ -173,13 +171,13 @@ def encode_data(name: str, data: Any) -> bytes:
 
 
 def encode_json(what: str, value: Any) -> bytes:
-    """The value as one JSON text in UTF-8; QueueError, telling of `what`, when it is not JSON."""
+    """The value as one JSON text in UTF-8; QueueError, telling of `what`, when it is not JSON or too large."""
     try:
-        text = _json(value)
+        json_text = _json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise QueueError(f"{what} is not JSON: {error}; pass dicts, lists, text, finite numbers") from None
     # Half a surrogate pair has no UTF-8. It can only stand inside a JSON string, where its escape means the same.
-    return text.encode("utf-8", "backslashreplace")
+    return _bounded(what, json_text.encode("utf-8", "backslashreplace"))
 
 
 def encode_opts(opts: Mapping[str, Any]) -> bytes:
@@ -191,7 +189,7 @@ def check_id(job_id: str) -> str:
     """The id, if a job may have it; QueueError says which rule it breaks."""
     if not isinstance(job_id, str) or not job_id:
         raise QueueError(f"job id {job_id!r} must be a text that is not empty; leave it out to get a number")
-    _utf8("job id", job_id)
+    text("job id", job_id)
     if _INTEGER.fullmatch(job_id):
         raise QueueError(f"job id {job_id!r} is an integer; those are given out by the queue: add a letter to it")
     if _names_a_key(job_id):
@@ -206,7 +204,7 @@ def existing_id(job_id: str) -> str:
 
     The keys of a queue and its jobs share one prefix: asking to remove the job `meta` must not remove the queue's own.
     """
-    if not isinstance(job_id, str) or not job_id or not _has_utf8(job_id):
+    if not isinstance(job_id, str) or not job_id or not has_utf8(job_id):
         raise JobNotFound(f"there is no job {job_id!r}: an id is a text that is not empty")
     if _names_a_key(job_id) and not _ITERATION.fullmatch(job_id):
         raise JobNotFound(f"there is no job {job_id!r}: that is one of the queue's own keys")
@@ -221,41 +219,13 @@ def _json(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
-def _utf8(what: str, value: str) -> None:
-    if not isinstance(value, str) or not value:
-        raise QueueError(f"{what} {value!r} must be a text that is not empty")
-    if not _has_utf8(value):
-        raise QueueError(f"{what} {value!r} holds half a surrogate pair, which no other program can read")
-
-
-def _has_utf8(value: str) -> bool:
-    return not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
-
-
-def whole(what: str, value: int, least: int = 0, most: int = 2**31 - 1) -> int:
-    """The number, if it is a whole one within its bounds; else QueueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise QueueError(f"{what} {value!r} must be a whole number from {least} to {most}")
-    return value
-
-
-def milliseconds(what: str, value: Duration) -> float:
-    """A finite duration in milliseconds; QueueError when it is none."""
-    try:
-        amount = seconds(value)
-    except ConfigError as error:
-        raise QueueError(f"{what}: {error}") from None
-    if not math.isfinite(amount):
-        raise QueueError(f"{what} {value!r} is not finite")
-    return amount * 1000
-
-
-def delay_ms(delay: Duration) -> int:
-    """A delay that a score can order; else QueueError."""
-    amount = round(milliseconds("delay", delay))
-    if not 0 <= amount <= MAX_DELAY_MS:
-        raise QueueError(f"delay {delay!r} is out of range; use 0 to a hundred years")
-    return amount
+def _bounded(what: str, json_text: bytes) -> bytes:
+    if len(json_text) > MAX_DATA:
+        raise QueueError(
+            f"{what} is {show_size(len(json_text))}, over the limit of {show_size(MAX_DATA)}; "
+            "store it elsewhere and pass where it is"
+        )
+    return json_text
 
 
 def _limits(timeout: Duration | None, memory: int | str | None) -> dict[str, int] | None:
@@ -263,15 +233,18 @@ def _limits(timeout: Duration | None, memory: int | str | None) -> dict[str, int
     limits: dict[str, int] = {}
     if timeout is not None:
         limits["timeout"] = round(milliseconds("timeout", timeout))
-        if limits["timeout"] < 1:
-            raise QueueError(f"timeout {timeout!r} must be longer than nothing; leave it out for no timeout")
+        if not 1 <= limits["timeout"] <= MAX_DELAY_MS:
+            raise QueueError(
+                f"timeout {timeout!r} must be longer than nothing and at most a hundred years; "
+                "leave it out for no timeout"
+            )
     if memory is not None:
         try:
             limits["memory"] = size(memory)
         except ConfigError as error:
             raise QueueError(f"memory: {error}") from None
-        if limits["memory"] < 1:
-            raise QueueError(f"memory {memory!r} must be more than nothing; leave it out for no limit")
+        if not 1 <= limits["memory"] <= LARGEST_LIMIT:
+            raise QueueError(f"memory {memory!r} must be more than nothing, and what exists; leave it out for no limit")
     return limits or None
 
 
@@ -283,21 +256,29 @@ def _retention(what: str, value: Retention | None) -> Retention | None:
         return whole(what, value)
     surplus = sorted(str(key) for key in value.keys() - {"count", "age", "limit"})
     if surplus or not value.keys() & {"count", "age"}:
-        raise QueueError(f"{what} {dict(value)!r} must give count or age (seconds), perhaps limit, and nothing else")
-    return {key: whole(f"{what}.{key}", amount) for key, amount in value.items()}
+        raise QueueError(
+            f"{what} {dict(value)!r} must give count or age (seconds, or text like 7d), perhaps limit, and nothing else"
+        )
+    stored = {key: whole(f"{what}.{key}", amount) for key, amount in value.items() if key != "age"}
+    if "age" not in value:
+        return stored
+    age_s = math.ceil(milliseconds(f"{what}.age", value["age"]) / 1000)  # BullMQ's unit; never rounded to nothing
+    return {**stored, "age": whole(f"{what}.age (seconds)", age_s, most=MAX_DELAY_MS // 1000)}
 
 
 def _deduplication(value: str | Mapping[str, Any]) -> dict[str, Any]:
-    given = {"id": value} if isinstance(value, str) else dict(value)
+    if not isinstance(value, (str, Mapping)):
+        raise QueueError(f"deduplication {value!r} must be an id, or a mapping of id, {', '.join(_DEDUPLICATION)}")
+    given = {"id": value} if isinstance(value, str) else value
     surplus = sorted(str(key) for key in given.keys() - {"id", *_DEDUPLICATION})
     if surplus:
         raise QueueError(f"deduplication has unknown keys {', '.join(surplus)}; use id, {', '.join(_DEDUPLICATION)}")
-    _utf8("deduplication id", given.get("id", ""))
-    stored: dict[str, Any] = {"id": given["id"]}
+    stored: dict[str, Any] = {"id": text("deduplication id", given.get("id", ""))}
     for key, name in _DEDUPLICATION.items():
         chosen = given.get(key)
         if key == "ttl" and chosen is not None:
-            stored[name] = whole("deduplication ttl (ms)", round(milliseconds("deduplication ttl", chosen)), least=1)
+            ttl_ms = round(milliseconds("deduplication ttl", chosen))
+            stored[name] = whole("deduplication ttl (ms)", ttl_ms, least=1, most=MAX_DELAY_MS)
         elif chosen:
             stored[name] = True
     return stored

@@ -1,4 +1,4 @@
-"""A schedule on its way into a queue: everything a producer may ask for, checked before Redis hears of it."""
+"""A scheduler on its way into a queue: everything a producer may ask for, checked before Redis hears of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sandq.errors import ConfigError, QueueError
+from sandq.errors import QueueError
 from sandq.store import cron
+from sandq.store.arguments import MAX_DELAY_MS, milliseconds, text, whole
 from sandq.store.newjob import NewJob, new_job
-from sandq.units import Duration, seconds
+from sandq.units import Duration
 
-LONGEST_MS = 100 * 365 * 24 * 3600 * 1000
 LAST_MS = 253_402_300_799_000  # the end of the year 9999
 # A cron pattern that names no zone would mean another moment on each host that computes it.
 DEFAULT_ZONE = "UTC"
-# Of what `add` may be told, all that holds for every iteration; a schedule itself gives the rest.
+# Of what `add` may be told, all that holds for every iteration; a scheduler itself gives the rest.
 TEMPLATE = frozenset(
     [
         "attempts",
@@ -34,7 +34,7 @@ TEMPLATE = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A checked schedule on its way to Redis: either `every_ms` or `pattern`, and what each iteration is."""
+    """A checked scheduler on its way to Redis: either `every_ms` or `pattern`, and what each iteration is."""
 
     id: str
     template: NewJob
@@ -88,7 +88,7 @@ def new_plan(
     data: Any = None,
     **template: Any,
 ) -> Plan:
-    """A schedule that Redis may be given, or QueueError naming what is wrong with it."""
+    """A scheduler that Redis may be given, or QueueError naming what is wrong with it."""
     _check_id(scheduler_id)
     if surplus := sorted(template.keys() - TEMPLATE):
         raise QueueError(
@@ -98,9 +98,9 @@ def new_plan(
         id=scheduler_id,
         template=new_job(scheduler_id if name is None else name, data, **template),
         every_ms=None if every is None else _milliseconds("every", every, least=1),
-        pattern=cron,
-        tz=tz if cron is None else tz or DEFAULT_ZONE,
-        limit=None if limit is None else _whole("limit", limit),
+        pattern=None if cron is None else text("cron pattern", cron),
+        tz=text("time zone", tz) if tz is not None else None if cron is None else DEFAULT_ZONE,
+        limit=None if limit is None else whole("limit", limit, least=1, most=2**53 - 1),
         start_ms=None if start is None else _moment_ms("start", start),
         end_ms=None if end is None else _moment_ms("end", end),
         offset_ms=None if offset is None else _milliseconds("offset", offset, least=0),
@@ -119,7 +119,7 @@ def _contradictions(plan: Plan) -> tuple[tuple[bool, str], ...]:
         ((interval is None) is (plan.pattern is None), "give either every or cron"),
         (interval is not None and plan.tz is not None, "tz goes with cron; an interval is the same everywhere"),
         (interval is None and offset is not None, "offset goes with every; a cron pattern names its times itself"),
-        (offset is not None and offset >= (interval or LONGEST_MS), "offset must be shorter than every"),
+        (offset is not None and offset >= (interval or MAX_DELAY_MS), "offset must be shorter than every"),
         (offset is not None and start is not None, "start and offset both say when an interval begins; give one"),
         (plan.immediately and start is not None, "immediately and start contradict each other; give one"),
         (plan.immediately and offset is not None, "immediately and offset contradict each other; give one"),
@@ -139,11 +139,8 @@ def _check_id(scheduler_id: str) -> None:
 
 
 def _milliseconds(what: str, value: Duration, least: int) -> int:
-    try:
-        amount = seconds(value) * 1000
-    except ConfigError as error:
-        raise QueueError(f"{what}: {error}") from None
-    if not least <= amount <= LONGEST_MS:  # never true for what is not a number
+    amount = milliseconds(what, value)
+    if not least <= amount <= MAX_DELAY_MS:
         raise QueueError(f"{what} {value!r} is out of range; use {least} ms to a hundred years")
     return round(amount)
 
@@ -155,10 +152,4 @@ def _moment_ms(what: str, value: datetime | int) -> int:
         value = round(value.timestamp() * 1000)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LAST_MS:
         raise QueueError(f"{what} {value!r} is no moment; give an aware datetime, or ms since 1970 up to the year 9999")
-    return value
-
-
-def _whole(what: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**53:
-        raise QueueError(f"{what} {value!r} must be a whole number from 1")
     return value

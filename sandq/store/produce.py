@@ -16,9 +16,11 @@ from sandq.store.newjob import NewJob, encode_opts, existing_id
 MAX_JOBS = 500  # a script call holds up everybody else in Redis: 500 adds take it a few milliseconds
 MAX_BYTES = 8 << 20
 MAX_MOVED = 1000
+MAX_REMOVED = 500
 
 AddWord = Literal["added", "duplicated", "deduplicated", "missing-parent", "other-parent"]
-RemoveWord = Literal["removed", "locked", "scheduler", "missing"]
+RemoveWord = Literal["removed", "more", "locked", "scheduler", "missing", "ended"]
+Family = Literal["", "pending", "all"]  # which of a job's children are meant beside itself
 CancelWord = Literal["was_waiting", "was_running", "already_done", "scheduler", "missing"]
 RetryWord = Literal["ok", "not-finished", "missing"]
 PromoteWord = Literal["ok", "not-delayed", "missing"]
@@ -31,6 +33,13 @@ class Added:
     word: AddWord
     id: str
     timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A family is deeper than one round reaches: the job with this key goes first."""
+
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +151,18 @@ def retry_all(
     return call("retry_all", keys.base, parse, {**named, "cancelled": "1" if cancelled else "0"})
 
 
-def remove(keys: QueueKeys, job_id: str, *, children: bool = True) -> Call[RemoveWord]:
-    """The job and, unless told otherwise, its children are gone; nothing is when one of them is running."""
-    named: dict[str, Arg] = {"id": existing_id(job_id), "children": "1" if children else "0"}
-    return call("remove", keys.base, _word, named)
+def remove(
+    keys: QueueKeys, job_id: str, children: Family = "all", limit: int = MAX_REMOVED
+) -> Call[RemoveWord | Below]:
+    """The job and the children that are meant are gone, or with "more" some of these; none is when one of them runs.
+
+    "pending" means children that wait to run; the others stay, and "ended" says that the job itself is of them.
+    """
+
+    def parse(reply: Any) -> RemoveWord | Below:
+        return Below(_text(reply[1])) if isinstance(reply, list) else _word(reply)
+
+    return call("remove", keys.base, parse, {"id": existing_id(job_id), "children": children, "limit": limit})
 
 
 def cancel(keys: QueueKeys, job_id: str, reason: str = "") -> Call[CancelWord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -13,6 +13,9 @@ from sandq.store.call import Call, Read, call
 from sandq.store.keys import QueueKeys
 from sandq.store.newjob import existing_id
 
+R = TypeVar("R")
+
+PAGE_BYTES = 8 << 20  # what a page of jobs holds up Redis with, beside a last job of any size
 COUNTED = tuple(state for state in JobState if state is not JobState.UNKNOWN)
 
 
@@ -27,10 +30,11 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Jobs in the order of their places; `places` also counts those that are empty."""
+    """Jobs in the order of their places; `places` also counts those that are empty. `full`: too large to go on."""
 
     jobs: tuple[Job, ...]
     places: int
+    full: bool = False
 
     def __iter__(self) -> Iterator[Job]:
         return iter(self.jobs)
@@ -63,9 +67,22 @@ def job(keys: QueueKeys, job_id: str) -> Read[Job | None]:
     return Read((("HGETALL", keys.key(existing_id(job_id))),), parse)
 
 
-def state(keys: QueueKeys, job_id: str) -> Call[JobState]:
-    """The one state the job is in; UNKNOWN when the queue does not list it."""
-    return call("state", keys.base, lambda reply: JobState(_text(reply)), {"id": existing_id(job_id)})
+def if_there(keys: QueueKeys, job_id: str, read: Read[R]) -> Read[R | None]:
+    """What is read about a job, None when there is no such job."""
+
+    def parse(replies: list[Any]) -> R | None:
+        return read.parse(replies[1:]) if replies[0] else None
+
+    return Read((("EXISTS", keys.key(existing_id(job_id))), *read.commands), parse)
+
+
+def state(keys: QueueKeys, job_id: str) -> Call[JobState | None]:
+    """The one state the job is in; UNKNOWN when the queue does not list it, None when there is no such job."""
+
+    def parse(reply: bytes) -> JobState | None:
+        return None if reply == b"missing" else JobState(_text(reply))
+
+    return call("state", keys.base, parse, {"id": existing_id(job_id)})
 
 
 def counts(keys: QueueKeys) -> Call[dict[str, int]]:
@@ -80,8 +97,11 @@ def page(
     limit: int = 20,
     *,
     newest_first: bool = True,
+    most_bytes: int = PAGE_BYTES,
 ) -> Call[Page]:
     """The jobs at places start to start + limit of a state; an id without a hash leaves its place empty.
+
+    The page ends early, and is full, with the job whose data and result bring it to `most_bytes`.
 
     Several states, each with its own `newest_first`, are listed one behind the other. For the waiting and the delayed,
     `newest_first=False` lists what runs next at the top.
@@ -89,11 +109,11 @@ def page(
     states = [(of_state, newest_first)] if isinstance(of_state, JobState) else of_state
 
     def parse(reply: Sequence[Any]) -> Page:
-        jobs = (Job.from_hash(keys.queue, _text(job_id), _fields(raw)) for job_id, raw in _pairs(reply[1:]))
-        return Page(tuple(jobs), int(reply[0]))
+        jobs = (Job.from_hash(keys.queue, _text(job_id), _fields(raw)) for job_id, raw in _pairs(reply[2:]))
+        return Page(tuple(jobs), int(reply[1]), reply[0] == b"full")
 
     repeated = [arg for state, newest in states for arg in (state.value, "newest" if newest else "oldest")]
-    return call("page", keys.base, parse, {"start": start, "limit": limit}, repeated)
+    return call("page", keys.base, parse, {"start": start, "limit": limit, "bytes": most_bytes}, repeated)
 
 
 def ending(keys: QueueKeys, job_id: str) -> Call[Ending]:

@@ -1,12 +1,12 @@
-"""The operations on schedules, before any I/O.
+"""The operations on schedulers, before any I/O.
 
-A schedule has no process of its own. Whoever claims an iteration makes the next one (`work.iterate`).
+A scheduler has no process of its own. Whoever claims an iteration makes the next one (`work.iterate`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -14,10 +14,11 @@ from typing import Any, Literal
 import msgspec
 
 from sandq import __version__
+from sandq.store import arguments
 from sandq.store.call import Arg, Call, Read, call
 from sandq.store.keys import QueueKeys
 from sandq.store.newjob import encode_opts
-from sandq.store.plan import Plan
+from sandq.store.plan import LAST_MS, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,20 @@ class Upserted:
     iterations: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Schedulers in the order of their next runs; `places` also counts those whose record is gone."""
+
+    schedulers: tuple[Scheduler, ...]
+    places: int
+
+    def __iter__(self) -> Iterator[Scheduler]:
+        return iter(self.schedulers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """A schedule as Redis holds it. `next_ms` is when its pending iteration is due; None: it is over."""
+    """A scheduler as Redis holds it. `next_ms` is when its pending iteration is due; None: it is over."""
 
     id: str
     name: str
@@ -49,12 +61,12 @@ class Scheduler:
 
     @property
     def next_run(self) -> datetime | None:
-        """When the pending iteration is due, in UTC; None when the schedule is over."""
-        return None if self.next_ms is None else datetime.fromtimestamp(self.next_ms / 1000, UTC)
+        """When the pending iteration is due, in UTC, at the latest in the year 9999; None when all is over."""
+        return None if self.next_ms is None else datetime.fromtimestamp(min(self.next_ms, LAST_MS) / 1000, UTC)
 
     @property
     def job_id(self) -> str | None:
-        """The id of the pending iteration; None when the schedule is over."""
+        """The id of the pending iteration; None when the scheduler is over."""
         return None if self.next_ms is None else f"repeat:{self.id}:{self.next_ms}"
 
     @property
@@ -64,7 +76,7 @@ class Scheduler:
 
 
 def upsert(keys: QueueKeys, plan: Plan, runs: Sequence[int]) -> Call[Upserted]:
-    """Make the schedule, or change the one of this id; of a cron pattern, `runs` are the next times."""
+    """Make the scheduler, or change the one of this id; of a cron pattern, `runs` are the next times."""
 
     def parse(reply: Sequence[bytes]) -> Upserted:
         word: Any = _text(reply[0])
@@ -85,7 +97,7 @@ def upsert(keys: QueueKeys, plan: Plan, runs: Sequence[int]) -> Call[Upserted]:
 
 
 def upserted(plan: Plan, answer: Upserted) -> Scheduler:
-    """The schedule as just stored, without reading it again."""
+    """The scheduler as just stored, without reading it again."""
     return Scheduler(
         id=plan.id,
         name=plan.template.name,
@@ -103,24 +115,24 @@ def upserted(plan: Plan, answer: Upserted) -> Scheduler:
 
 
 def remove(keys: QueueKeys, scheduler_id: str) -> Call[Literal["removed", "missing"]]:
-    """End a schedule: its delayed iteration is gone; one that waits already, or runs, is carried out."""
-    return call("unschedule", keys.base, _text, {"scheduler": scheduler_id})
+    """End a scheduler: its delayed iteration is gone; one that waits already, or runs, is carried out."""
+    return call("unschedule", keys.base, _text, {"scheduler": arguments.text("scheduler id", scheduler_id)})
 
 
 def find(keys: QueueKeys, scheduler_id: str) -> Call[Scheduler | None]:
-    """The schedule of this id, None when there is none."""
-    named: dict[str, Arg] = {"only": scheduler_id, "start": 0, "limit": 1}
-    return call("schedules", keys.base, lambda reply: next(iter(_schedulers(reply)), None), named)
+    """The scheduler of this id, None when there is none."""
+    named: dict[str, Arg] = {"only": arguments.text("scheduler id", scheduler_id), "start": 0, "limit": 1}
+    return call("schedules", keys.base, lambda reply: next(iter(_schedulers(reply[1:])), None), named)
 
 
-def page(keys: QueueKeys, start: int = 0, limit: int = 20) -> Call[list[Scheduler]]:
-    """The schedules at places start to start + limit, the one that runs next at the top."""
+def page(keys: QueueKeys, start: int = 0, limit: int = 20) -> Call[Page]:
+    """The schedulers at places start to start + limit, the one that runs next at the top."""
     named: dict[str, Arg] = {"only": "", "start": start, "limit": limit}
-    return call("schedules", keys.base, _schedulers, named)
+    return call("schedules", keys.base, lambda reply: Page(tuple(_schedulers(reply[1:])), int(reply[0])), named)
 
 
 def count(keys: QueueKeys) -> Read[int]:
-    """How many schedules there are."""
+    """How many schedulers there are."""
     return Read((("ZCARD", keys.key("repeat")),), lambda replies: int(replies[0]))
 
 

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from sandq.config import Keep, Lease, QueueSettings
+from sandq.config import Lease, QueueSettings
 from sandq.job import Job
-from sandq.outcome import Place, Settlement
+from sandq.outcome import Settlement
 from sandq.store import cron
 from sandq.store.call import Arg, Call, Read, call
 from sandq.store.keys import QueueKeys
+from sandq.store.settlement import finish_args, settlement_args
 
 WriteWord = Literal["ok", "lost", "missing"]
 SettleWord = Literal[
@@ -109,7 +110,7 @@ def has_backlog(keys: QueueKeys) -> Call[bool]:
 
 
 def renew(keys: QueueKeys, held: Sequence[tuple[str, str]], lock_ms: int) -> Call[frozenset[str]]:
-    """Renew the locks of (job id, token) pairs; answers the ids that are no longer ours."""
+    """Renew the locks of (job id, token) pairs; answers the tokens of those that are no longer ours."""
     flat = tuple(part for pair in held for part in pair)
     return call("renew", keys.base, lambda reply: frozenset(map(_text, reply)), {"lock_ms": lock_ms}, flat)
 
@@ -143,7 +144,7 @@ def settle_all(
     def parse(reply: Sequence[Any]) -> AllSettled:
         return AllSettled(tuple(map(_text, reply[0])), _claimed(keys, reply[1]) if len(reply) > 1 else None)
 
-    named = {**_claim_args(wanted), **_finish_args(settings), "count": len(endings)}
+    named = {**_claim_args(wanted), **finish_args(settings), "count": len(endings)}
     return call("settle", keys.base, parse, named, (*repeated, *wanted.tokens))
 
 
@@ -196,16 +197,14 @@ def progress(keys: QueueKeys, job_id: str, progress_json: bytes, token: str = ""
     return call("progress", keys.base, _text, {"id": job_id, "token": token, "progress": progress_json})
 
 
-def log(keys: QueueKeys, job_id: str, line: str, keep: int | None = None, token: str = "") -> Call[WriteWord]:
-    """Add a line to a job's log, which then keeps its newest `keep` lines; None or 0 keeps all."""
-    return log_lines(keys, job_id, (line,), keep, token)
+def log(keys: QueueKeys, job_id: str, line: str, token: str = "") -> Call[WriteWord]:
+    """Add a line to a job's log, which keeps as many as its `keep_logs` says."""
+    return log_lines(keys, job_id, (line,), token)
 
 
-def log_lines(
-    keys: QueueKeys, job_id: str, lines: Sequence[str], keep: int | None = None, token: str = ""
-) -> Call[WriteWord]:
+def log_lines(keys: QueueKeys, job_id: str, lines: Sequence[str], token: str = "") -> Call[WriteWord]:
     """Add lines to a job's log, all of them or none, oldest first."""
-    return call("log", keys.base, _text, {"id": job_id, "token": token, "keep": keep or ""}, tuple(lines))
+    return call("log", keys.base, _text, {"id": job_id, "token": token}, tuple(lines))
 
 
 def update_data(keys: QueueKeys, job_id: str, data_json: bytes, token: str = "") -> Call[WriteWord]:
@@ -246,44 +245,8 @@ def _claim_args(wanted: NextClaim) -> dict[str, Arg]:
     }
 
 
-def _finish_args(settings: QueueSettings) -> dict[str, Arg]:
-    return {
-        "keep_completed": "" if settings.keep_completed is None else _keep_json(settings.keep_completed),
-        "keep_failed": "" if settings.keep_failed is None else _keep_json(settings.keep_failed),
-        "points": settings.metrics_points,
-    }
-
-
 def _ending_args(ending: Ending) -> tuple[Arg, ...]:
-    """One settlement's share of the arguments, in the order settle.lua names."""
-    settlement = ending.settlement
-    value = settlement.result if settlement.to is Place.COMPLETED else settlement.reason or ""
-    return ending.job_id, ending.token, settlement.to.value, value, _more(settlement)
-
-
-def _more(settlement: Settlement) -> bytes:
-    """What few settlements say, as one JSON text; empty for nothing."""
-    said: dict[str, str] = {}
-    if settlement.front:
-        said["front"] = "1"
-    if settlement.spends_attempt and settlement.to in (Place.WAIT, Place.DELAYED):
-        said["spends"] = "1"
-    if settlement.counts:
-        said["counts"] = settlement.counts
-    if settlement.stacktrace is not None:
-        said["stacktrace"] = msgspec.json.encode(settlement.stacktrace).decode()
-    if settlement.to is Place.DELAYED:
-        said["delay_ms"] = str(max(0, round(settlement.delay_s * 1000)))
-    if settlement.limit_s > 0:
-        said["limit_ms"] = str(max(1, round(settlement.limit_s * 1000)))
-    if settlement.death is not None:
-        said["death"] = msgspec.json.encode(settlement.death).decode()
-    return msgspec.json.encode(said) if said else b""
-
-
-def _keep_json(keep: Keep) -> bytes:
-    bounds = {"count": keep.count, "age": keep.age_s, "limit": keep.limit}
-    return msgspec.json.encode({name: bound for name, bound in bounds.items() if bound is not None})
+    return ending.job_id, ending.token, *settlement_args(ending.settlement)
 
 
 def _claimed(keys: QueueKeys, reply: Sequence[Any]) -> Claimed:

@@ -52,8 +52,8 @@ class Ahead:
         """How many to claim ahead while so many children are busy: one for each, counted when the answer is there."""
         if self._mean_s >= SHORT_S:
             return 0
-        begun_by_then = int(busy * self._call_s / self._mean_s)
-        return min(busy, max(0, busy - len(self._held) + begun_by_then))
+        begun_by_then = min(busy, int(busy * self._call_s / self._mean_s))
+        return max(0, min(busy, busy - len(self._held) + begun_by_then))
 
     def hold(self, assignment: Assignment) -> None:
         """Keep it until a child is free, but not for long."""

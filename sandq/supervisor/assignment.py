@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings
-from sandq.decide import decide
+from sandq.decide import decide, overrule
 from sandq.errors import ProtocolError, QueueError, SandqError
 from sandq.job import Claim
 from sandq.outcome import (
@@ -25,7 +25,6 @@ from sandq.outcome import (
     Interrupted,
     LockLost,
     Outcome,
-    Place,
     Raised,
     Settlement,
     TimedOut,
@@ -137,10 +136,13 @@ class Assignment:
             return "lost"
         await self._keep_output(outcome)
         word = await self._write(settlement)
-        if word in ("pending-children", "failed-children", "nothing-to-wait-for"):
-            return await self._settle_family(word)
         if word == "cancel-requested":
             return await self.settle(Cancelled(await self._cancel_reason()))
+        instead = overrule(word)
+        if isinstance(instead, Raised):
+            return await self.settle(instead)
+        if instead is not None:
+            settlement, word = instead, await self._write(instead)
         self._settled(outcome, settlement, word)
         return word
 
@@ -163,12 +165,13 @@ class Assignment:
         relay = Relay(means.store, means.keys, self.claim, child, means.settings, self._hear, self._broken)
         nonce, signed = means.rng.getrandbits(64), means.supervisor_id
         self._attempt = attempt = Attempt(job, nonce, child, means.settings, relay.push, signed, means.oom)
+        attempt.begin()
         number = job.attempts_made + 1
         means.publish(Started(queue=means.keys.queue, job_id=job.id, name=job.name, attempt=number, pid=child.pid))
         recording = self._recording = Recording(self._emit, self._open_file(child, number))
         child.output.hear(recording.feed, sure=True)  # between jobs the loop has had the time
         try:
-            evidence = await attempt.run()
+            evidence = await attempt.end()
         finally:
             # The loop saw socket and pipes at one moment, after the last frame and all output before it were written.
             child.output.hear(None, sure=child.spoke_once and child.alive)
@@ -191,11 +194,8 @@ class Assignment:
             return
         if self._recording is None or not (lines := self._recording.lines()):
             return
-        keep = job.opts.get("kl")
         try:
-            await means.store.run(
-                work.log_lines(means.keys, job.id, lines, keep if isinstance(keep, int) else None, self.claim.token)
-            )
+            await means.store.run(work.log_lines(means.keys, job.id, lines, self.claim.token))
         except SandqError as error:
             means.publish(StoreTrouble(doing=f"output of {job.id}", why=str(error)))
 
@@ -224,14 +224,6 @@ class Assignment:
                 if boottime() > deadline or token not in means.heartbeat.leases():
                     return "lost"
                 await asyncio.sleep(SETTLE_PAUSE_S * means.rng.uniform(0.5, 1.0))
-
-    async def _settle_family(self, word: str) -> str:
-        """Redis knows more of the children than the handler did: what it reported cannot stand."""
-        if word == "nothing-to-wait-for":  # the last child ended meanwhile: run again at once
-            return await self._write(Settlement(to=Place.WAIT, front=True, spends_attempt=False))
-        why = "some of its children failed" if word == "failed-children" else "some of its children have not ended"
-        text = f"the handler returned, but {why}; call job.wait_for_children() before the end"
-        return await self.settle(Raised(text, "", permanent=True))
 
     async def _cancel_reason(self) -> str:
         """Why somebody asked for the end of this job, when its attempt ended before we had read the request."""

@@ -7,7 +7,8 @@ import re
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from sandq.clock import boottime
 from sandq.config import QueueSettings
@@ -43,22 +44,24 @@ class Attempt:
     _heard: bool = False  # it said something about this attempt: it has begun
     _stop: Stop | None = None
     _ladder: asyncio.Task[None] | None = None
-    _ended: asyncio.Future[Frame | Exit] | None = None
+    _ended: asyncio.Future[Frame | Exit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    async def run(self) -> Evidence:
-        """Hand the job over and wait for its end: a final frame or the death of the child, whichever is first."""
+    def begin(self) -> None:
+        """Hand the job over. All else can wait, but nothing is read from the child before the loop's next turn."""
         child = self.child
         self.started_at = boottime()
-        self.oom.look(self.started_at)
-        self._ended = asyncio.get_running_loop().create_future()
+        child.send(run_frame(self.job, self.nonce))
         child.on_frame = self._receive
         child.on_broken = self._broken
         child.exited.add_done_callback(self._exited)
         child.jobs += 1
         child.output.forget()
         child.resume_reading()
-        child.send(run_frame(self.job, self.settings, self.nonce))
-        clock = self._start_clock()
+        self.oom.look(self.started_at)
+
+    async def end(self) -> Evidence:
+        """Wait for its end: a final frame or the death of the child, whichever is first."""
+        child, clock = self.child, self._start_clock()
         try:
             end = await self._ended
         finally:
@@ -71,7 +74,7 @@ class Attempt:
 
     def stop(self, stop: Stop) -> None:
         """Have the attempt end: by the ladder, or at once where nothing may run on. The first reason stays."""
-        if self._ended is None or self._ended.done():
+        if self._ended.done():
             return
         straight = stop.kind in ("lock-lost", "memory", "protocol")
         if straight and (self._stop is None or self._stop.kind not in ("lock-lost", "memory", "protocol")):
@@ -132,7 +135,7 @@ class Attempt:
         return self.settings.timeout_s if own_ms is None else own_ms / 1000
 
     def _receive(self, frame: Frame) -> None:
-        if frame.nonce != self.nonce or self._ended is None or self._ended.done():
+        if frame.nonce != self.nonce or self._ended.done():
             return  # about an earlier attempt, or after the end of this one
         self._heard = True
         if frame.kind in FINAL:
@@ -146,7 +149,7 @@ class Attempt:
         self.stop(Stop("protocol", f"protocol violation: {why}"))
 
     def _exited(self, future: asyncio.Future[Exit]) -> None:
-        if self._ended is not None and not self._ended.done():
+        if not self._ended.done():
             self._ended.set_result(future.result())
 
     def _evidence(self, end: Frame | Exit) -> Evidence:
@@ -200,19 +203,13 @@ class Attempt:
         )
 
 
-def run_frame(job: Job, settings: QueueSettings, nonce: int) -> Frame:
-    """What a child is told of the job that it is to run."""
-    head = {
-        "id": job.id,
-        "name": job.name,
-        "attempt": job.attempts_made + 1,
-        "crashes": job.crashes,
-        "fence": job.fence,
-        "parent": job.parent_key,
-        "timestamp": job.timestamp,
-        "max_result": settings.max_result,
-        "max_data": settings.max_data,
-        "may_leave": settings.may_leave,
-        "cpu_s": limits.cpu_s if (limits := settings.limits) is not None else None,
-    }
+def run_frame(job: Job, nonce: int) -> Frame:
+    """What a child is told of the job that it is to run, but for what its LOAD said and what goes without saying."""
+    head: dict[str, Any] = {"id": job.id, "name": job.name, "fence": job.fence, "timestamp": job.timestamp}
+    if job.attempts_made:
+        head["attempt"] = job.attempts_made + 1
+    if job.crashes:
+        head["crashes"] = job.crashes
+    if job.parent_key is not None:
+        head["parent"] = job.parent_key
     return Frame(Kind.RUN, nonce, head, job.data_json)

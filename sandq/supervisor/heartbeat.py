@@ -23,7 +23,7 @@ from sandq.store.keys import QueueKeys
 BEAT_S = 0.05
 LAG_SAMPLES = 12_000  # ten minutes of beats
 
-Renew = Callable[[QueueKeys, list[tuple[str, str]]], frozenset[str]]  # -> ids whose lock is no longer ours
+Renew = Callable[[QueueKeys, list[tuple[str, str]]], frozenset[str]]  # -> tokens of the locks that are no longer ours
 
 
 @dataclass(slots=True)
@@ -223,11 +223,9 @@ class Heartbeat:
             for _, token in pairs:
                 held = self._held.get(token)
                 # A renewal whose reply came after the old deadline revives nothing: the child is already being killed.
-                if held is not None and held.job_id not in lost and held.deadline > boottime():
+                if held is not None and token not in lost and held.deadline > boottime():
                     held.deadline = deadline
-        self._lose(
-            [token for job_id, token in pairs if job_id in lost], "Redis says that the lock is not ours any more"
-        )
+        self._lose([token for _, token in pairs if token in lost], "Redis says that the lock is not ours any more")
 
     def leases(self) -> Mapping[str, float]:
         """Deadlines of the locks that are ours, by token."""

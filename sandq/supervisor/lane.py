@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from sandq.clock import boottime
 from sandq.errors import SandqError
-from sandq.outcome import Completed, InitFailed, LockLost, Outcome
+from sandq.outcome import Completed, InitFailed, LockLost, Outcome, Postponed
 from sandq.store import work
 from sandq.store.connections import Marker
 from sandq.supervisor import memory
@@ -49,7 +50,7 @@ class Lane:
         self._worker = worker
         self._burst = burst
         self._on_end = on_end
-        self._settler = Settler(means.store, means.keys, means.settings, self._wanted, self._arrived)
+        self._settler = Settler(means.store, means.keys, means.settings, self._wanted, self._arrived, self._task_ended)
         self._ahead = Ahead(self._put_back)
         self._reserved: list[ChildProcess] = []  # for the jobs that the settler's call under way may bring
         self._slots: set[asyncio.Task[None]] = set()
@@ -57,6 +58,8 @@ class Lane:
         self._sleeping: asyncio.Task[bool] | None = None
         self._free = asyncio.Event()
         self._claiming = False
+        self._unasked = False  # a settlement was sent without a claim, since one was under way
+        self._limiting = 0  # settlements under way that set a rate limit
         self._accepting = True
 
     def wake(self) -> None:
@@ -82,8 +85,9 @@ class Lane:
                 self._free.clear()
                 await self._free.wait()
                 continue
+            self._unasked = False
             wait_s = await self._claim(children)
-            if wait_s > 0 and self._accepting:
+            if wait_s > 0 and self._accepting and not self._unasked:
                 await self._sleep(wait_s)
 
     def stop_claiming(self) -> None:
@@ -114,7 +118,7 @@ class Lane:
     # -- claiming ------------------------------------------------------------------------------------------------------
 
     def _borrow_one(self) -> ChildProcess | None:
-        return self.pool.take() if self.pool.busy < self._means.settings.concurrency else None
+        return self.pool.take() if self.pool.occupied < self._means.settings.concurrency else None
 
     def _borrow(self) -> list[ChildProcess]:
         return list(iter(self._borrow_one, None))
@@ -139,7 +143,10 @@ class Lane:
 
     def _wanted(self) -> work.NextClaim | None:
         """What a settlement about to be sent should claim."""
-        if not self._accepting or self._claiming:
+        if not self._accepting:
+            return None
+        if self._claiming:  # what this settlement makes room for, that claim may come too early for: look again
+            self._unasked = True
             return None
         self._reserved = self._borrow()
         wanted = self._next(len(self._reserved))
@@ -151,17 +158,21 @@ class Lane:
 
     def _assign(self, claimed: work.Claimed | None, sent_at: float, children: list[ChildProcess]) -> None:
         """Begin the jobs on these children and any that came free meanwhile; hold the rest until one does."""
-        self._ahead.claimed(boottime() - sent_at)
         free = deque(children)
-        for taken in claimed.jobs if claimed is not None else ():
-            assignment = Assignment(self._means, self._settler, taken, sent_at)
-            child = free.popleft() if free else self._borrow_one()
-            if child is not None:
-                self._begin(self._work(assignment, child))
-            else:
-                self._ahead.hold(assignment)
-        for child in free:
-            self.pool.put_back(child)
+        if claimed is not None:
+            self._ahead.claimed(boottime() - sent_at)
+        try:
+            for taken in claimed.jobs if claimed is not None else ():
+                assignment = Assignment(self._means, self._settler, taken, sent_at)
+                if not self._accepting or self._limiting:
+                    self._put_back(assignment)
+                elif (child := free.popleft() if free else self._borrow_one()) is not None:
+                    self._begin(self._work(assignment, child))
+                else:
+                    self._ahead.hold(assignment)
+        finally:
+            for child in free:
+                self.pool.put_back(child)
 
     def _next(self, count: int) -> work.NextClaim:
         """The terms of a claim, with a fresh token for each job it may bring: for `count` children, and ahead."""
@@ -224,15 +235,29 @@ class Lane:
                 self._ahead.ran(boottime() - assignment.started_at)
             held = await self._successor(assignment, child, outcome)
             free, held = held, None
-            if free is not None:
-                self._release(free)
-            await self._finish(assignment, outcome)
+            with self._limited_by(outcome):
+                if free is not None:
+                    self._release(free)
+                await self._finish(assignment, outcome)
         except BaseException:
             if held is not None:
                 self.pool.discard(held)
             self._means.heartbeat.drop(token)
             self.running.pop(token, None)
             raise
+
+    @contextlib.contextmanager
+    def _limited_by(self, outcome: Outcome) -> Iterator[None]:
+        """A handler that asks for a rate limit means claimed jobs, too: until it is written none begins."""
+        if not (isinstance(outcome, Postponed) and outcome.until == "limit"):
+            yield
+            return
+        self._limiting += 1
+        self._ahead.empty()
+        try:
+            yield
+        finally:
+            self._limiting -= 1
 
     async def _finish(self, assignment: Assignment, outcome: Outcome) -> None:
         try:
@@ -247,8 +272,8 @@ class Lane:
 
     def _release(self, child: ChildProcess) -> None:
         """The child has nothing to do: it begins the job that waits for one, if there is any."""
-        assignment = self._ahead.next()
-        if assignment is not None and self._accepting:
+        assignment = self._ahead.next() if self._accepting else None
+        if assignment is not None:
             self._begin(self._work(assignment, child))
         else:
             self.pool.put_back(child)
@@ -268,7 +293,7 @@ class Lane:
             await child.exited
         elif not self.pool.recycles(child, assignment.unfit):
             return child
-        return self.pool.take()
+        return self._borrow_one()
 
     # -- beside the line -----------------------------------------------------------------------------------------------
 
@@ -335,7 +360,8 @@ class Lane:
             left = await self._means.store.run(work.has_backlog(self._means.keys))
         except SandqError:
             left = True  # nobody knows; the next empty claim looks again
-        if left or self._claiming or self.running or self._slots or self._ahead.held:
+        others = self._slots - {asyncio.current_task()}
+        if left or self._claiming or self.running or others or self._ahead.held:
             self.quiet.clear()
             return True
         return False

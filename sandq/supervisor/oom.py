@@ -9,6 +9,7 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 
 LOOK_EVERY_S = 0.1
+LONG_AGO_S = 1.0  # what happened before that has nothing to do with a job that begins now
 
 Reading = tuple[str, int]  # (file, how many processes the kernel has killed)
 
@@ -34,8 +35,11 @@ class Watch:
 
     def look(self, now: float) -> None:
         """Note how it stands, unless that was done just now."""
-        if now >= self._looked_at + LOOK_EVERY_S:
-            self._before, self._last, self._looked_at = self._last, kills(), now
+        ago_s = now - self._looked_at
+        if ago_s >= LOOK_EVERY_S:
+            reading = kills()
+            self._before = self._last if ago_s < LONG_AGO_S else reading
+            self._last, self._looked_at = reading, now
 
     def recent(self) -> int:
         """How many it killed since a moment shortly before the last job began."""

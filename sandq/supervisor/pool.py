@@ -64,6 +64,7 @@ class Pool:
         self._busy: set[ChildProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._dying: set[ChildProcess] = set()  # discarded; something of their jobs may still run
         self._retiring: set[ChildProcess] = set()  # their replacements are on the way; until then they may be needed
         self._retry: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -89,6 +90,11 @@ class Pool:
     def busy(self) -> int:
         """Children that run a job."""
         return len(self._busy)
+
+    @property
+    def occupied(self) -> int:
+        """Children that run something, of a job's or of its end."""
+        return len(self._busy) + len(self._dying)
 
     @property
     def going_on(self) -> int:
@@ -159,6 +165,9 @@ class Pool:
             self._publish(Recycled(queue=self._queue, pid=child.pid, reason=unfit))
         self._busy.discard(child)
         self._retiring.discard(child)
+        if child.alive:
+            self._dying.add(child)
+            child.exited.add_done_callback(lambda _: self._dying.discard(child))
         child.kill("discarded")
         self.refill()
 
@@ -187,7 +196,7 @@ class Pool:
         child.exited.add_done_callback(lambda exit_: self._died(child, exit_.result()))
         child.allow_body(max(self._settings.max_result, self._settings.max_data))
         try:
-            reply = await answer_to_load(child, self._processor.load_frame())
+            reply = await answer_to_load(child, self._processor.load_frame(self._settings))
         except asyncio.CancelledError:
             child.kill("cancelled")
             raise

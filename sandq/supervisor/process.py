@@ -107,6 +107,7 @@ class ChildProcess:
     def send(self, frame: Frame) -> None:
         """Send a frame; what the socket does not take now follows as it drains. A dead child is not an error here."""
         if self._dead:
+            self.left_unread = True
             return
         data = encode(frame)
         if not self._unsent:
@@ -115,6 +116,7 @@ class ChildProcess:
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:  # it closed its end; its death or our reader tells
+                self.left_unread = True
                 return
         if data:
             if not self._unsent:
@@ -175,7 +177,7 @@ class ChildProcess:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            self.left_unread = isinstance(error, ConnectionResetError)
+            self.left_unread = self.left_unread or isinstance(error, ConnectionResetError)
             data = b""
         if not data:
             self.pause_reading()
@@ -223,6 +225,7 @@ class ChildProcess:
         self._loop.remove_reader(self._pidfd)
         self._dead = True
         if self._unsent:
+            self.left_unread = True
             self._loop.remove_writer(self._socket)
         if self._reader_on:
             self._loop.remove_reader(self._socket)

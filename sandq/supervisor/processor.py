@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandq.config import QueueSettings
 from sandq.errors import ProcessorError
 from sandq.protocol import Frame, Kind
 
@@ -54,12 +55,22 @@ class Processor:
                 "move what it captures into the function, or register it by path"
             ) from error
 
-    def load_frame(self) -> Frame:
+    def load_frame(self, settings: QueueSettings) -> Frame:
         """The first frame a child receives."""
         sys_path = [str(Path(entry).resolve()) for entry in sys.path] if self.pickled else []
-        return Frame(
-            Kind.LOAD, head={"target": self.target, "function": self.function, "sys_path": sys_path}, body=self.pickled
-        )
+        head = {"target": self.target, "function": self.function, "sys_path": sys_path, "terms": terms(settings)}
+        return Frame(Kind.LOAD, head=head, body=self.pickled)
 
     def __str__(self) -> str:
         return f"{self.target}:{self.function}" if self.function else self.target
+
+
+def terms(settings: QueueSettings) -> dict[str, Any]:
+    """What a child is told of its queue's settings: once, since they hold for every job that it will run."""
+    limits = settings.limits
+    return {
+        "max_result": settings.max_result,
+        "max_data": settings.max_data,
+        "may_leave": settings.may_leave,
+        "cpu_s": limits.cpu_s if limits is not None else None,
+    }

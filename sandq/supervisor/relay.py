@@ -97,8 +97,7 @@ class Relay:
                 await self._store.run(work.update_data(keys, job.id, frame.body, token))
             case Kind.LOG:
                 line = frame.body[:MAX_LOG_LINE].decode("utf-8", "replace")
-                keep = job.opts.get("kl")
-                await self._store.run(work.log(keys, job.id, line, keep if isinstance(keep, int) else None, token))
+                await self._store.run(work.log(keys, job.id, line, token))
                 level = frame.head["level"]
                 self._publish(Output(queue=keys.queue, job_id=job.id, stream="log", line=line, level=level))
             case Kind.ADD:

@@ -20,6 +20,7 @@ from sandq.store.executors import AsyncExecutor
 from sandq.store.keys import QueueKeys
 
 MAX_ENDINGS = 64  # of one call: it holds up everybody else in Redis
+MAX_BYTES = 1 << 20  # of results in one call, unless one alone is larger: it must be sent within one try
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Settler:
     """Of one queue, with one call under way at a time.
 
     `wanted` says, when a call is about to be sent, what it should claim; `arrived` gets what it brought, None when
-    nobody knows, and the time at which it was sent.
+    nobody knows, and the time at which it was sent. `ended` is told of a task that is over, however it ended.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Settler:
         settings: QueueSettings,
         wanted: Callable[[], work.NextClaim | None],
         arrived: Callable[[work.Claimed | None, float], None],
+        ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
         self._store, self._keys, self._settings = store, keys, settings
-        self._wanted, self._arrived = wanted, arrived
+        self._wanted, self._arrived, self._ended = wanted, arrived, ended
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
 
@@ -60,6 +62,7 @@ class Settler:
         self._waiting.append(waiting)
         if self._writing is None:
             self._writing = loop.create_task(self._write())
+            self._writing.add_done_callback(self._ended)
         return await waiting.word
 
     def close(self) -> None:
@@ -71,12 +74,21 @@ class Settler:
         batch: list[_Waiting] = []
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(MAX_ENDINGS, len(self._waiting)))]
+                batch = self._next_batch()
                 await self._write_all(batch)
         finally:
             self._writing = None
             _tell([*batch, *self._waiting], StoreUnavailable("settle: the supervisor was closed meanwhile"))
             self._waiting.clear()
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch, size = [self._waiting.popleft()], 0
+        while self._waiting and len(batch) < MAX_ENDINGS:
+            size += len(batch[-1].ending.settlement.result)
+            if size + len(self._waiting[0].ending.settlement.result) > MAX_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _write_all(self, batch: list[_Waiting]) -> None:
         wanted = self._wanted()

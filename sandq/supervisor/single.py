@@ -79,7 +79,8 @@ async def run_on(
 
     attempt = Attempt(job, nonce, child, settings, relay, "by hand", Watch())
     watch = asyncio.create_task(_watch_memory(attempt, settings.memory))
-    evidence: Evidence = await attempt.run()
+    attempt.begin()
+    evidence: Evidence = await attempt.end()
     watch.cancel()
     child.output.hear(None)
     capture.end()

@@ -85,7 +85,7 @@ class Forks:
         template = await self._fleet.spawn(child_env(self._settings.env), forks=True)
         _overhear(template, self._queue, self._settings.output_rate, self._publish)
         try:
-            reply = await answer_to_load(template, self._processor.load_frame())
+            reply = await answer_to_load(template, self._processor.load_frame(self._settings))
         except asyncio.CancelledError:
             template.kill("cancelled")
             raise

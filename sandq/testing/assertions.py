@@ -4,36 +4,48 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from sandq.job import Job
-from sandq.queue import Queue
+from sandq.queue import AsyncQueue, Queue
 from sandq.store.reads import COUNTED
 
 _ANY: Any = object()
-LOOKED_AT = 10_000  # jobs of one state
+PAGE = 50  # jobs whose data are in memory at a time
 SHOWN = 5
 
+AnyQueue = Queue | AsyncQueue | str
 
-def assert_added(queue: Queue | str, name: str, *, data: Any = _ANY, count: int | None = None) -> list[Job]:
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a queue holds, seen by somebody who looks for jobs of one name."""
+
+    named: list[Job]
+    others: Counter[str]  # how many jobs of each other name
+
+
+def assert_added(queue: AnyQueue, name: str, *, data: Any = _ANY, count: int | None = None) -> list[Job]:
     """The queue's jobs of this name and data, in whatever state; AssertionError when there is none, or not `count`.
 
-    `queue` may be a name: then SANDQ_REDIS_URL says where, as the fixture `sandq_redis` does. `data` is compared with
-    `==`, so unittest.mock.ANY may stand in it. A job that was removed when it ended is not found.
+    `queue` may be a name: then SANDQ_REDIS_URL says where, as the fixture `sandq_redis` does. Of an AsyncQueue it is
+    not awaited: the event loop waits with the test. `data` is compared with `==`, so unittest.mock.ANY may stand in it.
+    A job that was removed when it ended is not found.
     """
     __tracebackhide__ = True
-    jobs = _jobs(queue)
-    found = [job for job in jobs if job.name == name and (data is _ANY or _plain(data) == job.data)]
+    held = _look(queue, name)
+    found = [job for job in held.named if data is _ANY or _plain(data) == job.data]
     if len(found) == count or (count is None and found):
         return found
-    raise AssertionError("\n".join(_told(queue, jobs, found, name, data, count)))
+    raise AssertionError("\n".join(_told(queue, held, found, name, data, count)))
 
 
-def assert_not_added(queue: Queue | str, name: str, *, data: Any = _ANY) -> None:
+def assert_not_added(queue: AnyQueue, name: str, *, data: Any = _ANY) -> None:
     """AssertionError when the queue holds a job of this name (and data), in whatever state."""
     __tracebackhide__ = True
-    found = [job for job in _jobs(queue) if job.name == name and (data is _ANY or _plain(data) == job.data)]
+    found = [job for job in _look(queue, name).named if data is _ANY or _plain(data) == job.data]
     if found:
         shown = "\n".join(f"  job {job.id}: {job.data!r}" for job in found[:SHOWN])
         raise AssertionError(f"{_wanted(queue, name, data)} should not have been added, but {len(found)} was:\n{shown}")
@@ -56,10 +68,25 @@ def differences(wanted: Any, found: Any, path: str = "data") -> Iterator[str]:
         yield f"{path} is {found!r}, expected {wanted!r}"
 
 
-def _jobs(queue: Queue | str) -> list[Job]:
-    with Queue(queue) if isinstance(queue, str) else nullcontext(queue) as opened:
-        jobs = [job for state in COUNTED for job in opened.jobs(state, limit=LOOKED_AT)]
-    return sorted(jobs, key=lambda job: (job.timestamp, len(job.id), job.id))
+def _look(queue: AnyQueue, name: str) -> _Held:
+    """All jobs of the queue, page by page: those of other names are only counted, since their data may be large."""
+    named: list[Job] = []
+    others = Counter[str]()
+    with _opened(queue) as opened:
+        places = sum(opened.counts().values())
+        for start in range(0, places, PAGE):
+            page = opened.jobs(COUNTED, start=start, limit=PAGE)
+            named += [job for job in page if job.name == name]
+            others.update(job.name for job in page if job.name != name)
+    return _Held(sorted(named, key=lambda job: (job.timestamp, len(job.id), job.id)), others)
+
+
+def _opened(queue: AnyQueue) -> AbstractContextManager[Queue]:
+    if isinstance(queue, Queue):
+        return nullcontext(queue)
+    if isinstance(queue, str):
+        return Queue(queue)
+    return Queue(queue.name, redis=queue._url, prefix=queue.keys.prefix)
 
 
 def _plain(value: Any) -> Any:
@@ -69,21 +96,19 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def _told(
-    queue: Queue | str, jobs: list[Job], found: list[Job], name: str, data: Any, count: int | None
-) -> Iterator[str]:
+def _told(queue: AnyQueue, held: _Held, found: list[Job], name: str, data: Any, count: int | None) -> Iterator[str]:
     wanted = _wanted(queue, name, data)
     yield f"{wanted}: {len(found)} found, {count} expected" if count is not None else f"{wanted} was not added"
-    near = [job for job in jobs if job.name == name and job not in found]
+    near = [job for job in held.named if job not in found]
     by_distance = [(list(differences(_plain(data), job.data)), job.id) for job in near if data is not _ANY]
     for lines, job_id in sorted(by_distance, key=lambda pair: len(pair[0]))[:SHOWN]:
         yield f"  job {job_id} of this name differs: {'; '.join(lines[:SHOWN])}"
-    if others := Counter(job.name for job in jobs if job.name != name):
-        yield f"  other jobs there: {', '.join(f'{other!r} ({n})' for other, n in others.most_common(SHOWN))}"
-    elif not jobs:
+    if held.others:
+        yield f"  other jobs there: {', '.join(f'{other!r} ({n})' for other, n in held.others.most_common(SHOWN))}"
+    elif not held.named:
         yield "  the queue is empty"
 
 
-def _wanted(queue: Queue | str, name: str, data: Any) -> str:
+def _wanted(queue: AnyQueue, name: str, data: Any) -> str:
     where = queue if isinstance(queue, str) else queue.name
     return f"job {name!r}{'' if data is _ANY else f' with data {_plain(data)!r}'} in queue {where!r}"

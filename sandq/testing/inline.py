@@ -8,6 +8,7 @@ import random
 import secrets
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, Self, TypeVar
@@ -16,7 +17,7 @@ from sandq.child.loop import run_handler
 from sandq.child.resolve import Processor, resolve
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings
-from sandq.decide import decide
+from sandq.decide import decide, overrule
 from sandq.embedded import find_redis
 from sandq.errors import QueueError
 from sandq.job import Claim, Job, JobState
@@ -28,6 +29,7 @@ from sandq.store.executors import AsyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.supervisor.attempt import run_frame
 from sandq.supervisor.processor import Processor as Named
+from sandq.supervisor.processor import terms
 from sandq.testing.aside import LoopThread
 from sandq.testing.handover import Handover
 from sandq.verdict import Evidence, judge
@@ -91,22 +93,24 @@ class InlineWorker:
         """`raise_errors`: what a handler raised is raised here, too, once its job has failed for good."""
         self._raise_errors = raise_errors
         self._lanes = [_Lane(QueueKeys(name, prefix), *_plan(source)) for name, source in queues.items()]
-        for lane in self._lanes:
-            _call(lane.processor.setup)
-        url, self._server = find_redis(redis)
-        self._aside = LoopThread("sandq-inline")
-        self._store = AsyncExecutor(url)
         self._id, self._count = f"inline-{secrets.token_hex(4)}", itertools.count(1)
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # jitter, not secrets
+        with ExitStack() as ends:
+            url, server = find_redis(redis)
+            if server is not None:
+                ends.callback(server.close)
+            self._store = AsyncExecutor(url)
+            self._aside = LoopThread("sandq-inline")
+            ends.callback(self._aside.close)
+            ends.callback(lambda: self._aside.run(self._store.close()))
+            for lane in self._lanes:
+                _call(lane.processor.setup)
+                ends.callback(_call, lane.processor.teardown)
+            self._ends = ends.pop_all()
 
     def close(self) -> None:
-        """Call every teardown and close the connection."""
-        for lane in self._lanes:
-            _call(lane.processor.teardown)
-        self._aside.run(self._store.close())
-        self._aside.close()
-        if self._server is not None:
-            self._server.close()
+        """Call every teardown, also after one that raises, and close the connection."""
+        self._ends.close()
 
     def __enter__(self) -> Self:
         return self
@@ -157,7 +161,7 @@ class InlineWorker:
         self._keep_schedule(keys, taken)
         claim = Claim(job=job, token=taken.token, sent_at=boottime())
         channel = Handover(self._aside, self._store, keys, claim, settings)
-        final = run_handler(channel, lane.processor, run_frame(job, settings, secrets.randbits(64)))
+        final = run_handler(channel, lane.processor, run_frame(job, secrets.randbits(64)), terms(settings))
         return judge(Evidence(final=final, max_result=settings.max_result)), channel.raised
 
     def _keep_schedule(self, keys: QueueKeys, taken: work.Taken) -> None:
@@ -173,20 +177,15 @@ class InlineWorker:
         if settlement is None:
             return ""
         word = self._write(lane, taken, settlement)
-        match word:
-            case "ok":
-                return str(settlement.to)
-            case "nothing-to-wait-for":
-                self._write(lane, taken, Settlement(to=Place.WAIT, front=True, spends_attempt=False))
-                return str(Place.WAIT)
-            case "pending-children" | "failed-children":
-                why = "the handler returned, but its children did not all complete; call job.wait_for_children() first"
-                return self._settle(lane, taken, Raised(why, "", permanent=True))
-            case "cancel-requested":
-                asked = self._do(work.take_cancels(lane.keys, {taken.job.id: taken.token}))
-                return self._settle(lane, taken, Cancelled(asked.get(taken.job.id, "")))
-            case _:
-                return ""  # removed meanwhile, or put back by somebody else
+        if word == "cancel-requested":
+            asked = self._do(work.take_cancels(lane.keys, {taken.job.id: taken.token}))
+            return self._settle(lane, taken, Cancelled(asked.get(taken.job.id, "")))
+        instead = overrule(word)
+        if isinstance(instead, Raised):
+            return self._settle(lane, taken, instead)
+        if instead is not None:
+            settlement, word = instead, self._write(lane, taken, instead)
+        return str(settlement.to) if word == "ok" else ""  # removed meanwhile, or put back by somebody else
 
     def _write(self, lane: _Lane, taken: work.Taken, settlement: Settlement) -> work.SettleWord:
         return self._do(work.settle(lane.keys, taken.job.id, taken.token, settlement, lane.settings)).word

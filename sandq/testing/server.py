@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -17,7 +18,8 @@ from sandq.store.executors import SyncExecutor
 
 START_LIMIT_S = 10.0
 STOP_LIMIT_S = 5.0
-# Asks the kernel for a SIGKILL at the end of its parent (prctl PR_SET_PDEATHSIG), then becomes the server.
+# Asks the kernel for a SIGKILL at the end of its parent (prctl PR_SET_PDEATHSIG), which is the thread that started it,
+# then becomes the server.
 _WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
@@ -31,10 +33,10 @@ class PrivateServer:
         self.url = f"unix://{quote(str(address))}"
         settings = ["--port", "0", "--unixsocket", str(address), "--unixsocketperm", "700", "--dir", str(self.folder)]
         start = [sys.executable, "-S", "-c", _WITH_PARENT] if sys.platform == "linux" else []
+        command = [*start, binary, *settings, "--save", "", "--appendonly", "no"]
+        self._parent = ThreadPoolExecutor(1, "sandq-server")  # lives as long as this object, whoever makes it
         with (self.folder / "server.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*start, binary, *settings, "--save", "", "--appendonly", "no"], stdout=log, stderr=log
-            )
+            self._process = self._parent.submit(subprocess.Popen, command, stdout=log, stderr=log).result()
         self._executor = SyncExecutor(self.url, redis_timeout=START_LIMIT_S)
         try:
             self._executor.run(Read((("INFO", "server"),), bool))
@@ -52,6 +54,7 @@ class PrivateServer:
         self._executor.close()
         self._process.kill()
         self._process.wait(STOP_LIMIT_S)
+        self._parent.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:

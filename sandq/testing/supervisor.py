@@ -84,13 +84,16 @@ class RunningSupervisor:
     def kill_child(self, job: Job | str) -> int:
         """SIGKILL the child that runs the job, as the kernel does when memory is short; its pid, once that is settled.
 
-        A child that had not read the job when it died costs it nothing: then the next one is killed.
+        A child that had not read the job when it died is no crash of the job's: then the next one is killed.
         """
+        grace_s = LOOK_EVERY_S
         while True:
             (queue, job_id), pid = self._wait(job)
+            grace_s *= 2  # nobody hears when a child has read its job, and a job is not interrupted for ever
+            time.sleep(grace_s)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            if self._settled(queue, job_id, pid) != "InitFailed":
+            if self._settled(queue, job_id, pid) != "Interrupted":
                 return pid
 
     def freeze(self, job: Job | str) -> int:

@@ -38,6 +38,7 @@ _OF_JOB: dict[str, Any] = {
     "log": ("log", lambda line: (line,)),
     "clear_logs": ("clearLogs", lambda keep: (keep,)),
     "remove_child_dependency": ("removeChildDependency", lambda: ()),
+    "remove_unprocessed_children": ("removeUnprocessedChildren", lambda: ()),
 }
 
 

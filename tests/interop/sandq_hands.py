@@ -122,8 +122,7 @@ class SandqHands(Shared):
         if progress is not None:
             self._run(work.progress(self.keys, job_id, _json(progress), token))
         if line:
-            keep = self._held[job_id].job.opts.get("kl")
-            self._run(work.log(self.keys, job_id, line, keep, token))
+            self._run(work.log(self.keys, job_id, line, token))
         if data is not None:
             self._run(work.update_data(self.keys, job_id, _json(data), token))
 

@@ -140,7 +140,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.ids())
     @rule(which=WHICH)
     def remove_alone(self, which: int) -> None:
-        self.run(produce.remove(self.keys, self.pick(which), children=False))
+        self.run(produce.remove(self.keys, self.pick(which), ""))
 
     @precondition(lambda self: self.ids())
     @rule(which=WHICH, priority=st.sampled_from([0, 1, 7]), lifo=st.booleans())

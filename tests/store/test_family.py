@@ -11,8 +11,11 @@ from worker_bench import DONE, FAILED, Bench
 
 from sandq.client import drive
 from sandq.errands import family as of_family
+from sandq.errands import jobs as of_jobs
+from sandq.errands import queue as of_queue
 from sandq.errands.flow import FlowJob
 from sandq.errors import JobNotFound, QueueError
+from sandq.event import NotJson
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
@@ -62,6 +65,21 @@ def test_a_job_without_children_has_empty_answers(bench: Bench) -> None:
     assert drive(of_family.child_failures(bench.keys, job_id), bench.run) == {}
 
 
+def test_what_another_client_wrote_among_the_children_is_shown_as_it_is(bench: Bench, leaves: Bench) -> None:
+    add(bench, parent(leaf("A")))
+    bench.client.sadd(bench.keys.key("P:dependencies"), "", ":", "nonsense", bench.keys.key("meta"))
+    tree = drive(of_family.tree(bench.keys, "P"), bench.run)
+    assert [node.job.id for node in tree.walk()] == ["P", "A"]
+    assert tree.hidden == 4
+
+    spoiled = {"bull:leaves:1": "no JSON", "bull:leaves:2": "[" * 100_000, "bull:leaves:3": "3"}
+    bench.client.hset(bench.keys.key("P:processed"), mapping=spoiled)
+    values = drive(of_family.child_values(bench.keys, "P"), bench.run)
+    assert values == {**spoiled, "bull:leaves:3": 3}
+    assert isinstance(values["bull:leaves:1"], NotJson)
+    assert drive(of_family.children(bench.keys, "P"), bench.run).processed == values
+
+
 # -- leaving a parent --------------------------------------------------------------------------------------------------
 
 
@@ -91,3 +109,70 @@ def test_a_child_that_nobody_waits_for_any_more_keeps_its_parent(
         drive(of_family.remove_child_dependency(leaves.keys, "A"), bench.run)
     with pytest.raises(JobNotFound):
         drive(of_family.remove_child_dependency(leaves.keys, "B"), bench.run)
+
+
+# -- removing a family -------------------------------------------------------------------------------------------------
+
+
+def test_children_that_wait_to_run_are_removed_and_their_parent_waits_for_the_others(
+    bench: Bench, leaves: Bench
+) -> None:
+    inner = FlowJob("inner", job_id="I", queue="leaves", children=[leaf("deep")])
+    add(bench, parent(leaf("A"), leaf("B"), leaf("C"), inner, leaf("D", delay="1h")))
+    leaves.run_one(DONE)
+    running = leaves.take()
+    remove = lambda: drive(of_family.remove_unprocessed_children(bench.keys, "P"), bench.run)  # noqa: E731
+    assert remove() == 3
+    assert leaves.list("wait") == []
+    assert [leaves.hash(job_id) for job_id in ("I", "deep", "C", "D")] == [{}] * 4
+    assert drive(of_family.child_counts(bench.keys, "P"), bench.run)["pending"] == 1
+    assert remove() == 0
+    leaves.settle(running, DONE)
+    assert bench.list("wait") == ["P"]
+    with pytest.raises(JobNotFound):
+        drive(of_family.remove_unprocessed_children(bench.keys, "Q"), bench.run)
+
+
+def test_a_parent_goes_on_when_all_its_children_were_removed_before_they_ran(bench: Bench) -> None:
+    add(bench, parent(*(leaf(f"c{n}") for n in range(30))))
+    assert drive(of_family.remove_unprocessed_children(bench.keys, "P"), bench.run) == 30
+    assert bench.list("wait") == ["P"]
+
+
+@pytest.mark.parametrize("shape", ["wide", "deep"])
+def test_a_job_with_more_below_it_than_one_call_may_remove_is_removed_whole(
+    bench: Bench, leaves: Bench, shape: str
+) -> None:
+    tree = parent(*(leaf(f"c{n}") for n in range(1200)))
+    if shape == "deep":
+        tree = leaf("end")
+        for n in range(1200):
+            tree = FlowJob("link", queue="render", job_id=f"P{n}" if n < 1199 else "P", children=[tree])
+    add(bench, tree)
+    drive(of_jobs.remove(bench.keys, "P"), bench.run)
+    for each in (bench, leaves):
+        assert not any(drive(of_queue.counts(each.keys), bench.run).values())
+    with pytest.raises(JobNotFound):
+        drive(of_jobs.remove(bench.keys, "P"), bench.run)
+
+
+def test_a_child_that_runs_when_its_round_comes_stays_with_its_parent_until_that_is_removed_again(
+    bench: Bench, leaves: Bench
+) -> None:
+    add(bench, parent(*(leaf(f"c{n}") for n in range(600))))
+    rounds = iter([leaves.take])
+
+    def run(step: Any) -> Any:
+        answer = bench.run(step)
+        for act in rounds:
+            act()
+        return answer
+
+    with pytest.raises(QueueError, match="or a child of it, is running"):
+        drive(of_jobs.remove(bench.keys, "P"), run)
+    assert len(leaves.list("active")) == 1
+    assert bench.hash("P")["sq_removing"] == "waiting-children"
+    leaves.lose_lock(leaves.list("active")[0])
+    drive(of_jobs.remove(bench.keys, "P"), bench.run)
+    assert bench.hash("P") == {}
+    assert leaves.list("active") == []

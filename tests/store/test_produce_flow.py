@@ -178,6 +178,41 @@ def test_adding_the_same_flow_again_changes_nothing_but_the_counter(
     assert leaves.client.get(leaves.keys.key("id")) == b"6"
 
 
+GONE = {"remove_on_complete": True, "remove_on_fail": True}
+
+
+def test_a_flow_added_again_does_not_hang_a_child_that_is_gone_below_its_released_parent(
+    bench: Bench, leaves: Bench
+) -> None:
+    """Else the parent, which runs by now, would fail for good: it has a pending child again."""
+    tree = parent(leaf("A", **GONE), FlowJob("inner", job_id="I", children=[leaf("B")], **GONE))
+    add(bench, tree)
+    for _ in range(2):
+        leaves.run_one(DONE)
+    assert bench.run_one(DONE) == "I"
+    assert bench.list("wait") == ["P"]
+    add(bench, tree)
+    assert bench.list("wait") == ["P"]
+    assert (leaves.list("wait"), leaves.hash("A"), bench.hash("I")) == ([], {}, {})
+    assert not bench.client.exists(bench.keys.key("P:dependencies"))
+    assert bench.run_one(DONE) == "P"
+    assert states(bench)["P"] == "completed"
+
+
+@pytest.mark.parametrize("settlement", [DONE, FAILED])
+def test_a_flow_added_again_makes_only_those_children_anew_that_its_parent_knows_nothing_of(
+    bench: Bench, leaves: Bench, settlement: Settlement
+) -> None:
+    tree = parent(leaf("A", on_failure="ignore", **GONE), leaf("B"))
+    add(bench, tree)
+    leaves.run_one(settlement)
+    bench.client.delete(leaves.keys.key("B"), leaves.keys.key("wait"))
+    add(bench, tree)
+    assert (leaves.list("wait"), leaves.hash("A")) == (["B"], {})
+    leaves.run_one(DONE)
+    assert bench.list("wait") == ["P"]
+
+
 # -- all or nothing ----------------------------------------------------------------------------------------------------
 
 

@@ -191,14 +191,46 @@ def test_an_id_that_is_no_text_is_refused(job_id: Any) -> None:
         ({"deduplication": {"id": "a", "ttl": 0}}, "ttl"),
         ({"deduplication": "a", "parent": Parent(id="P", queue="bull:parent")}, "parent and deduplication"),
         ({"job_id": "\ud800x"}, "surrogate"),
-        ({"parent": Parent(id="meta", queue="bull:parent")}, "own keys"),
-        ({"parent": Parent(id="P", queue="")}, "parent queue"),
+        ({"deduplication": 5}, "deduplication 5 must be an id, or a mapping"),
+        ({"deduplication": ["a"]}, "deduplication ['a'] must be"),
+        ({"deduplication": {"id": "a", "ttl": "40000d"}}, "deduplication ttl"),
+        ({"remove_on_complete": {"age": "soon"}}, "remove_on_complete.age: 'soon' is not a duration"),
+        ({"remove_on_fail": {"age": -1}}, "remove_on_fail.age"),
+        ({"timeout": "40000d"}, "at most a hundred years"),
+        ({"timeout": 10**400}, "timeout"),
+        ({"memory": 10**400}, "memory"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_value(mistake: dict[str, Any], says: str) -> None:
     with pytest.raises(QueueError) as refusal:
         new_job("page", **mistake)
     assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ({"id": "meta", "queue": "bull:parent"}, "own keys"),
+        ({"id": 5, "queue": "bull:parent"}, "an id is a text"),
+        ({"id": "P", "queue": ""}, "parent queue"),
+        ({"id": "P", "queue": 5}, "parent queue"),
+    ],
+)
+def test_a_parent_that_no_job_can_be_is_refused(mistake: dict[str, Any], says: str) -> None:
+    with pytest.raises(QueueError, match=says):
+        Parent(**mistake)
+
+
+@pytest.mark.parametrize(("age", "stored"), [(3600, 3600), ("7d", 604_800), (timedelta(minutes=1), 60), ("500ms", 1)])
+def test_how_old_finished_jobs_may_get_reads_like_any_duration_and_is_stored_in_seconds(age: Any, stored: int) -> None:
+    assert new_job("page", remove_on_complete={"count": 5, "age": age}).opts["removeOnComplete"] == {
+        "count": 5,
+        "age": stored,
+    }
+
+
+def test_a_deduplication_window_may_last_months() -> None:
+    assert new_job("page", deduplication={"id": "a", "ttl": "90d"}).opts["de"]["ttl"] == 90 * 24 * 3600 * 1000
 
 
 @pytest.mark.parametrize("name", ["", None, 5, "\udcff"])
@@ -227,7 +259,7 @@ def test_data_over_the_limit_is_refused_with_both_sizes_and_the_way_out() -> Non
 
 def test_the_size_of_data_is_its_utf_8_not_its_characters() -> None:
     with pytest.raises(QueueError, match="over the limit"):
-        new_job("page", "é" * 60, max_data=100)
+        new_job("page", "é" * ((1 << 19) + 1))
 
 
 def test_data_already_encoded_is_taken_as_it_is() -> None:

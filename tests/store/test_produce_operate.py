@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from sandq.errors import StoreRefused
 from sandq.job import JobState
 from sandq.store import produce, reads
 from sandq.store.executors import SyncExecutor
-from sandq.store.keys import QueueKeys
+from sandq.store.keys import QueueKeys, split_job_key
 from sandq.store.newjob import Parent, new_job
 
 
@@ -331,7 +332,7 @@ def test_a_family_with_a_running_child_stays_whole(bench: Bench, prefix: str) ->
 def test_children_stay_when_only_their_parent_is_removed(bench: Bench, prefix: str) -> None:
     other = QueueKeys("other", prefix)
     family(bench, other)
-    assert bench.run(produce.remove(bench.keys, "1", children=False)) == "removed"
+    assert bench.run(produce.remove(bench.keys, "1", "")) == "removed"
     assert bench.client.exists(other.key("C1"), other.key("C2")) == 2
 
 
@@ -353,6 +354,124 @@ def test_removing_the_last_pending_child_releases_its_parent(bench: Bench) -> No
     assert bench.run(reads.state(bench.keys, "1")) == JobState.WAITING_CHILDREN
     bench.run(produce.remove(bench.keys, "3"))
     assert bench.wait() == ["1"]
+
+
+def removed_in_rounds(bench: Bench, job_id: str, limit: int, children: produce.Family = "all") -> int:
+    """How many rounds it took, as the errand goes about it."""
+    path, rounds = [(bench.keys, job_id)], 0
+    while path:
+        answer = bench.run(produce.remove(*path[-1], children, limit))
+        rounds += 1
+        if isinstance(answer, produce.Below):
+            path.append(split_job_key(answer.key, bench.keys.prefix))
+        elif answer == "removed":
+            path.pop()
+        else:
+            assert answer == "more"
+    return rounds
+
+
+def brood(bench: Bench, above: str, count: int, **options: Any) -> None:
+    """Children of a job; it waits for them."""
+    bench.park(above)
+    bench.run(produce.add(bench.keys, [new_job("c", parent=bench.parent(above), **options)] * count))
+
+
+@pytest.mark.parametrize("limit", [2, 7, 20, 500])
+def test_a_large_family_is_removed_round_by_round_and_leaves_nothing(
+    bench: Bench, limit: int, prefix: str, dump: Callable[..., Any]
+) -> None:
+    before = bench.add("stranger").id
+    mother = bench.add("mother").id
+    brood(bench, mother, 30)
+    brood(bench, "3", 15, priority=4)
+    brood(bench, "4", 12, delay=60)
+    bench.run(produce.add(QueueKeys("other", prefix), [new_job("c", parent=bench.parent("5"))] * 10))
+    after = bench.add("stranger").id
+    bench.events()
+    rounds = removed_in_rounds(bench, mother, limit)
+    assert (rounds == 1) == (limit > 70)
+    assert bench.wait() == [after, before]
+    gone = Counter(event[2] for event in bench.events() if event[0] == "removed")
+    assert len(gone) == 1 + 30 + 15 + 12
+    assert set(gone.values()) == {1}
+    shared = {"id", "pc", "meta", "events", "marker", "wait", before, after}
+    assert {name for name in dump("render:") if not name.startswith("sq:op:")} == shared
+    assert {name for name in dump("other:") if not name.startswith("sq:op:")} == {"id", "meta", "events", "marker"}
+
+
+def test_a_family_in_a_long_row_is_removed_from_its_end(bench: Bench) -> None:
+    bench.add("first")
+    for n in range(1, 30):
+        brood(bench, str(n), 1)
+    assert removed_in_rounds(bench, "1", 4) > 8
+    assert bench.run(reads.counts(bench.keys)) == dict.fromkeys(reads.COUNTED, 0)
+    assert {event[-1] for event in bench.events() if event[0] == "removed"} == {"waiting-children", "wait"}
+
+
+def test_a_job_that_lost_children_in_a_round_cannot_run_without_them(bench: Bench) -> None:
+    """Neither when the others end in between, nor when nobody comes back for the rest."""
+    mother = bench.add("mother").id
+    brood(bench, mother, 6)
+    assert bench.run(produce.remove(bench.keys, mother, limit=4)) == "more"
+    left = bench.wait()
+    assert len(left) == 3
+    for job_id in left:
+        assert bench.run(produce.cancel(bench.keys, job_id)) == "was_waiting"
+    assert bench.run(reads.state(bench.keys, mother)) == JobState.UNKNOWN
+    assert bench.wait() == []
+    assert removed_in_rounds(bench, mother, 4) == 1
+    assert ("removed", "jobId", mother, "prev", "waiting-children") in bench.events()
+
+
+def test_what_a_parent_knows_of_children_that_are_gone_does_not_stop_its_removal(bench: Bench) -> None:
+    mother = bench.add("mother").id
+    bench.client.hset(bench.keys.key(f"{mother}:processed"), mapping={f"gone{n}": "1" for n in range(20)})
+    bench.client.zadd(bench.keys.key(f"{mother}:unsuccessful"), {f"gone{n}": n for n in range(20)})
+    assert removed_in_rounds(bench, mother, 5) > 4
+    assert bench.wait() == []
+
+
+def test_a_large_family_of_which_the_first_round_sees_one_run_stays_whole(
+    bench: Bench, dump: Callable[..., Any]
+) -> None:
+    mother = bench.add("mother").id
+    brood(bench, mother, 3)
+    brood(bench, "2", 20)
+    for job_id in ("2", "3", "4"):
+        bench.client.set(bench.keys.lock(job_id), "token")
+    before = dump()
+    assert bench.run(produce.remove(bench.keys, mother, limit=5)) == "locked"
+    assert dump() == before
+
+
+def test_jobs_taken_out_of_a_long_list_leave_the_others_in_their_order(bench: Bench) -> None:
+    mother = bench.add("mother").id
+    bench.park(mother)
+    others = []
+    for n in range(5000):
+        parent = {"parent": bench.parent(mother)} if n % 50 == 7 else {}
+        others.append(new_job("page", **parent))
+    for chunk in produce.chunks(others):
+        bench.run(produce.add(bench.keys, chunk))
+    before, meant = bench.wait(), {raw.decode() for raw in bench.client.smembers(bench.keys.key("1:dependencies"))}
+    assert len(meant) == 100
+    assert bench.run(produce.remove(bench.keys, mother)) == "removed"
+    assert bench.wait() == [job_id for job_id in before if bench.keys.key(job_id) not in meant]
+
+
+def test_pending_children_of_a_child_go_with_it_and_those_that_run_or_have_ended_stay(bench: Bench) -> None:
+    bench.add("child")
+    brood(bench, "1", 4)
+    bench.client.set(bench.keys.lock("2"), "token")
+    finish(bench, "3", "failed")
+    finish(bench, "4", "completed")
+    bench.client.srem(bench.keys.key("1:dependencies"), bench.keys.key("4"))
+    bench.client.hset(bench.keys.key("1:processed"), bench.keys.key("4"), "7")
+    assert bench.run(produce.remove(bench.keys, "3", "pending")) == "ended"
+    assert bench.run(produce.remove(bench.keys, "2", "pending")) == "locked"
+    assert bench.run(produce.remove(bench.keys, "1", "pending")) == "removed"
+    assert [bench.client.exists(bench.keys.key(str(n))) for n in range(1, 6)] == [0, 1, 1, 1, 0]
 
 
 # Cancel

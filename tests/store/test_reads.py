@@ -34,7 +34,12 @@ def test_a_job_is_read_with_its_data_and_options(bench: Bench) -> None:
 
 def test_a_job_that_is_not_there_is_none(bench: Bench) -> None:
     assert bench.run(reads.job(bench.keys, "nobody")) is None
-    assert bench.run(reads.state(bench.keys, "nobody")) == JobState.UNKNOWN
+    assert bench.run(reads.state(bench.keys, "nobody")) is None
+
+
+def test_a_job_that_nothing_lists_is_in_no_known_state(bench: Bench) -> None:
+    bench.client.hset(bench.keys.key("stray"), "name", "page")
+    assert bench.run(reads.state(bench.keys, "stray")) is JobState.UNKNOWN
 
 
 def place(bench: Bench, state: JobState, job_id: str) -> None:
@@ -76,6 +81,21 @@ def test_pages_side_by_side_list_every_job_once(bench: Bench) -> None:
         bench.add()
     pages = [bench.run(reads.page(bench.keys, JobState.WAITING, start, 3)) for start in (0, 3, 6, 9)]
     assert [[job.id for job in page] for page in pages] == [["7", "6", "5"], ["4", "3", "2"], ["1"], []]
+
+
+def test_a_page_ends_with_the_job_that_makes_it_too_large(bench: Bench) -> None:
+    for size in (10, 10, 10, 1000, 10):
+        bench.add(data="x" * size)
+    bench.client.hset(bench.keys.key("2"), "returnvalue", '"' + "y" * 900 + '"')
+
+    def page(start: int, most_bytes: int) -> tuple[list[str], int, bool]:
+        found = bench.run(reads.page(bench.keys, JobState.WAITING, start, 5, newest_first=False, most_bytes=most_bytes))
+        return [job.id for job in found], found.places, found.full
+
+    assert page(0, 900) == (["1", "2"], 2, True)
+    assert page(2, 900) == (["3", "4"], 2, True)
+    assert page(4, 900) == (["5"], 1, False)
+    assert page(0, 1) == (["1"], 1, True)
 
 
 def test_an_id_without_a_job_is_not_listed(bench: Bench) -> None:

@@ -416,6 +416,7 @@ def test_schedules_are_listed_by_their_next_run(bench: Bench) -> None:
         upsert(bench, f"s{number}", every="1h", start=bench.now_ms() + number * 60_000, data={"n": number})
     pages = [bench.run(schedule.page(bench.keys, start, 2)) for start in (0, 2, 4)]
     assert [[each.id for each in page] for page in pages] == [["s1", "s2"], ["s3"], []]
+    assert [page.places for page in pages] == [2, 1, 0]
     assert [each.data for each in pages[0]] == [{"n": 1}, {"n": 2}]
     assert bench.run(schedule.count(bench.keys)) == 3
 
@@ -492,7 +493,7 @@ def test_a_retried_iteration_makes_no_second_next_one(bench: Bench) -> None:
         ({"every": "1s", "cron": "* * * * *"}, "give either every or cron"),
         ({"every": "1 fortnight"}, "every: '1 fortnight' is not a duration"),
         ({"every": 0}, "out of range"),
-        ({"every": float("nan")}, "out of range"),
+        ({"every": float("nan")}, "not finite"),
         ({"cron": "61 * * * *"}, "cannot be read"),
         ({"cron": "0 0 30 2 *"}, "cannot be read: Bad day-of-month"),
         ({"cron": "* * * * *", "tz": "Mars/Base"}, "time zone 'Mars/Base' is not known"),

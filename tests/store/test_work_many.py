@@ -7,10 +7,12 @@ from worker_bench import DONE, FAILED, RETRY, Bench
 
 from sandq.config import Keep, Lease, QueueSettings
 from sandq.errors import StoreRefused
-from sandq.outcome import Settlement
+from sandq.outcome import Place, Settlement
 from sandq.store import work
+from sandq.store.newjob import Parent
 
 SOME = 5
+WAITS = Settlement(to=Place.CHILDREN, spends_attempt=False)
 
 
 def settle_all(
@@ -116,3 +118,49 @@ def test_a_job_settled_and_its_successor_claimed_cost_redis_few_commands(bench: 
     assert len(settled.claimed.jobs) == 10
     inner = {name: told["calls"] for name, told in bench.client.info("commandstats").items()}
     assert sum(calls for name, calls in inner.items() if "evalsha" not in name) <= 15 * 10
+
+
+def family(bench: Bench, **child: object) -> tuple[work.Taken, work.Taken]:
+    """A running parent and its running child."""
+    bench.add(job_id="parent")
+    parent = bench.take()
+    bench.add(job_id="child", parent=Parent(id="parent", queue=bench.keys.base[:-1], **child))  # type: ignore[arg-type]
+    return parent, bench.take()
+
+
+def test_a_parent_does_not_wait_for_a_child_that_ended_before_it_in_the_same_call(bench: Bench) -> None:
+    parent, child = family(bench)
+    assert settle_all(bench, [(child, DONE), (parent, WAITS)]).words == ("ok", "nothing-to-wait-for")
+    assert bench.list("active") == ["parent"]
+    assert bench.hash("parent:processed") != {}
+
+
+def test_a_parent_that_waits_is_released_by_a_child_that_ends_after_it_in_the_same_call(bench: Bench) -> None:
+    parent, child = family(bench)
+    assert settle_all(bench, [(parent, WAITS), (child, DONE)]).words == ("ok", "ok")
+    assert (bench.list("wait"), list(bench.zset("waiting-children"))) == (["parent"], [])
+
+
+def test_a_parent_completes_after_its_child_in_the_same_call_and_not_before(bench: Bench) -> None:
+    parent, child = family(bench)
+    assert settle_all(bench, [(parent, DONE), (child, DONE)]).words == ("pending-children", "ok")
+    assert settle_all(bench, [(parent, DONE)]).words == ("ok",)
+
+
+def test_a_parent_that_failed_before_its_child_in_the_same_call_keeps_its_own_reason(bench: Bench) -> None:
+    parent, child = family(bench, on_failure="fail")
+    assert settle_all(bench, [(parent, FAILED), (child, FAILED)]).words == ("ok", "ok")
+    assert "defa" not in bench.hash("parent")
+
+
+def test_what_ended_in_a_call_is_kept_though_an_older_job_cannot_be_deleted_whole(bench: Bench) -> None:
+    parent, old = family(bench)
+    settle_all(bench, [(parent, WAITS), (old, FAILED)])  # the child stays among its parent's dependencies
+    bench.client.delete(bench.keys.key("parent:dependencies"))
+    bench.client.set(bench.keys.key("parent:dependencies"), "foreign")
+    bench.add()
+    bench.add()
+    one, two = bench.claim(2).jobs
+    settled = settle_all(bench, [(one, FAILED), (two, DONE)], keep_failed=Keep(count=1), keep_completed=Keep(count=1))
+    assert settled.words == ("ok", "ok")
+    assert (list(bench.zset("failed")), list(bench.zset("completed"))) == ([one.job.id], [two.job.id])

@@ -12,7 +12,7 @@ from sandq.store.call import Call
 
 WRITES: dict[str, Callable[[Bench, str, str], Call[work.WriteWord]]] = {
     "progress": lambda bench, job_id, token: work.progress(bench.keys, job_id, b'{"pct":5}', token),
-    "log": lambda bench, job_id, token: work.log(bench.keys, job_id, "line", None, token),
+    "log": lambda bench, job_id, token: work.log(bench.keys, job_id, "line", token),
     "data": lambda bench, job_id, token: work.update_data(bench.keys, job_id, b'{"n":2}', token),
 }
 each_write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -26,20 +26,22 @@ def test_progress_is_kept_and_told(bench: Bench) -> None:
     assert bench.events()[-1] == f'progress jobId={taken.job.id} data={{"pct":5}}'
 
 
-def test_a_log_keeps_its_newest_lines(bench: Bench) -> None:
+@pytest.mark.parametrize(("kept", "left"), [("2", 2), ("2.0", 2), ("0", 3), ("-1", 3), ('"many"', 3), ("null", 3)])
+def test_a_log_keeps_as_many_of_its_newest_lines_as_its_job_says(bench: Bench, kept: str, left: int) -> None:
     job_id = bench.add()
-    for line in ("line1", "line2 é", "line3"):
-        assert bench.run(work.log(bench.keys, job_id, line, 2)) == "ok"
-    assert bench.list(f"{job_id}:logs") == ["line2 é", "line3"]
+    bench.client.hset(bench.keys.key(job_id), "opts", f'{{"kl":{kept}}}')
+    lines = ["line1", "line2 é", "line3"]
+    for line in lines:
+        assert bench.run(work.log(bench.keys, job_id, line)) == "ok"
+    assert bench.list(f"{job_id}:logs") == lines[-left:]
 
 
 def test_many_lines_are_added_at_once_in_their_order_and_trimmed_alike(bench: Bench) -> None:
-    job_id = bench.add()
     lines = [f"line {n}" for n in range(2500)]
-    assert bench.run(work.log_lines(bench.keys, job_id, lines)) == "ok"
-    assert bench.list(f"{job_id}:logs") == lines
-    assert bench.run(work.log_lines(bench.keys, job_id, ["the last"], 2)) == "ok"
-    assert bench.list(f"{job_id}:logs") == ["line 2499", "the last"]
+    for keep, left in ((None, lines), (2, lines[-2:])):
+        job_id = bench.add(keep_logs=keep)
+        assert bench.run(work.log_lines(bench.keys, job_id, lines)) == "ok"
+        assert bench.list(f"{job_id}:logs") == left
 
 
 def test_new_data_replaces_the_old(bench: Bench) -> None:

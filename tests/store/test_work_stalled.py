@@ -18,7 +18,7 @@ def test_a_renewal_lengthens_our_locks_and_names_those_we_lost(bench: Bench) -> 
     bench.check_stalled()
 
     lost = bench.run(work.renew(bench.keys, held, 60_000))
-    assert lost == {held[0][0], held[1][0]}
+    assert lost == {held[0][1], held[1][1]}
     assert bench.client.pttl(bench.keys.lock(held[2][0])) > 50_000
     assert bench.client.pttl(bench.keys.lock(held[1][0])) <= 500
     assert bench.client.smembers(bench.keys.key("stalled")) == {held[0][0].encode(), held[1][0].encode()}
@@ -29,7 +29,7 @@ def test_one_foreign_key_does_not_cost_the_others_their_renewal(bench: Bench) ->
     taken = bench.take(lock_s=1)
     bench.client.rpush(bench.keys.lock("odd"), "not a lock")
     lost = bench.run(work.renew(bench.keys, [("odd", "t"), (taken.job.id, taken.token)], 60_000))
-    assert lost == {"odd"}
+    assert lost == {"t"}
     assert bench.client.pttl(bench.keys.lock(taken.job.id)) > 50_000
 
 

@@ -177,7 +177,7 @@ def test_a_renewal_that_fails_until_the_deadline_loses_the_lock_once(beating: Ca
 def test_a_lock_that_redis_gave_away_is_told_to_its_holder_and_ends_the_childs_lease_at_once(
     beating: Callable[..., Beating],
 ) -> None:
-    heart = beating(lambda _jobs: frozenset({"2"}))
+    heart = beating(lambda _jobs: frozenset({"token of 2"}))
     heart.hold("1", 7, boottime())
     heart.hold("2", 8, boottime())
     assert heart.was_lost.wait(5)
@@ -195,7 +195,7 @@ def test_a_lock_that_was_dropped_is_neither_renewed_nor_lost(beating: Callable[.
     def renew(jobs: list[str]) -> frozenset[str]:
         asked.append(jobs)
         done.set()
-        return frozenset({"1"})
+        return frozenset({"token of 1"})
 
     heart = beating(renew)
     heart.hold("1", 7, boottime())

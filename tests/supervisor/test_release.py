@@ -21,7 +21,7 @@ class Beats:
     """A heartbeat whose renewals say `lost`, and what the launcher and the holder hear of that."""
 
     def __init__(self, before: Callable[[Heartbeat], None]) -> None:
-        lost, self.renewed = frozenset({"1"}), threading.Event()
+        lost, self.renewed = frozenset({"token"}), threading.Event()
 
         def renew(_keys: QueueKeys, _held: list[tuple[str, str]]) -> frozenset[str]:
             self.renewed.set()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from harness import SupervisorProcess
 
+from sandq.cli import main
 from sandq.queue import Queue
 
 
@@ -16,6 +18,27 @@ from sandq.queue import Queue
 def queue(redis_url: str, prefix: str) -> Iterator[Queue]:
     with Queue("render", redis=redis_url, prefix=prefix) as made:
         yield made
+
+
+@pytest.fixture
+def sandq(
+    redis_url: str,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., CompletedProcess[str]]:
+    """Run `sandq ARGS` in this process, on the shared server and a prefix of this test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SANDQ_REDIS_URL", redis_url)
+    monkeypatch.setenv("SANDQ_PREFIX", prefix)
+
+    def run(*args: str) -> CompletedProcess[str]:
+        code = main.run(args)
+        out, err = capsys.readouterr()
+        return CompletedProcess(args, code, out, err)
+
+    return run
 
 
 @pytest.fixture

@@ -114,12 +114,12 @@ def test_a_cancelled_job_is_failed_and_told_why_and_can_be_retried(sandq: Sandq,
 def test_a_second_cancel_is_refused(sandq: Sandq, queue: Queue) -> None:
     job_id = queue.add("page").id
     queue.cancel(job_id)
-    assert_refused(sandq("cancel", "render", job_id), 2, "already done")
+    assert_refused(sandq("cancel", "render", job_id), 1, "already done")
 
 
 def test_a_delayed_job_is_promoted_and_a_waiting_one_removed(sandq: Sandq, queue: Queue) -> None:
     job_id = queue.add("page", delay="1h").id
-    assert said(sandq("promote", "render", job_id, "--json")) == {"promoted": job_id}
+    assert said(sandq("promote", "render", job_id, "--json")) == {"promoted": 1}
     assert queue.state(job_id) == "waiting"
     assert said(sandq("remove", "render", job_id, "--json")) == {"removed": job_id}
     assert queue.counts()["waiting"] == 0
@@ -181,6 +181,7 @@ def test_events_are_one_json_line_each_and_ctrl_c_ends_them_well(
         assert following.stdout is not None
         first = json.loads(following.stdout.readline())
         assert (first["event"], first["jobId"]) == ("added", job_id)
+        assert (first["event_id"].count("-"), first["after_gap"]) == (1, False)
         following.send_signal(2)
         assert ended(following).returncode == 0
 

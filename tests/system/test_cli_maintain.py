@@ -5,44 +5,15 @@ from __future__ import annotations
 import os
 import pty
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
+from subprocess import DEVNULL, PIPE, Popen
 
 import pytest
 from test_cli import Sandq, assert_refused, said
 
-from sandq.cli import main
 from sandq.queue import Queue
 
 LIMIT_S = 30
-
-
-@pytest.fixture
-def sandq(
-    redis_url: str,
-    prefix: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Sandq:
-    """Run `sandq ARGS` in this process, on the shared server and a prefix of this test's own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SANDQ_REDIS_URL", redis_url)
-    monkeypatch.setenv("SANDQ_PREFIX", prefix)
-
-    def run(*args: str) -> CompletedProcess[str]:
-        code = main.run(args)
-        out, err = capsys.readouterr()
-        return CompletedProcess(args, code, out, err)
-
-    return run
-
-
-@pytest.fixture
-def queue(redis_url: str, prefix: str, queue_name: str) -> Iterator[Queue]:
-    with Queue(queue_name, redis=redis_url, prefix=prefix) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -99,7 +70,14 @@ def test_obliterate_on_a_terminal_asks_first(
 
 
 @pytest.mark.parametrize(
-    "command", [("drain",), ("clean", "--state", "failed", "--grace", "1h"), ("obliterate", "--yes")]
+    "command",
+    [
+        ("drain",),
+        ("clean", "--state", "failed", "--grace", "1h"),
+        ("obliterate", "--yes"),
+        ("promote", "--all"),
+        ("retry", "--all"),
+    ],
 )
 def test_a_mistyped_queue_is_not_made_and_a_near_one_is_named(
     sandq: Sandq,
@@ -113,7 +91,7 @@ def test_a_mistyped_queue_is_not_made_and_a_near_one_is_named(
 
 def test_all_delayed_jobs_are_promoted_at_once(sandq: Sandq, waiting: Queue) -> None:
     assert_refused(sandq("promote", "render"), 2, "name one job ID, or --all")
-    assert said(sandq("promote", "render", "--all", "--json")) == {"promoted": 1}
+    assert said(sandq("promote", "render", "--all", "--json")) == {"promoted": 1}  # as for one job that is named
     assert sandq("promote", "render", "--all").stdout == "0 jobs no longer wait for their time\n"
     assert waiting.counts()["waiting"] == 3
 

@@ -55,22 +55,22 @@ def test_a_schedule_is_added_listed_and_removed(schedule: Schedule, queue: Queue
     assert "0 4 1 1 * Europe/Berlin" in nightly
 
     assert said(schedule("remove", "render", "nightly", "--json")) == {"removed": "nightly"}
-    assert schedule("remove", "render", "often").stdout == "schedule often is removed\n"
+    assert schedule("remove", "render", "often").stdout == "scheduler often is removed\n"
     empty = schedule("list", "render")
-    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "sandq: no schedule in render\n")
+    assert (empty.returncode, empty.stdout, empty.stderr) == (0, "", "sandq: no scheduler in render\n")
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "code", "told"),
     [
-        (["add", "render", "x", "--every", "5m", "--start", "2026-12-01"], "--start '2026-12-01' is no moment"),
-        (["add", "render", "x", "--every", "5m", "--end", "2020-01-01T00:00Z"], "it ends 2020-01-01T00:00:00+00:00"),
-        (["remove", "render", "x"], "`sandq schedule list render` shows them"),
+        (["add", "render", "x", "--every", "5m", "--start", "2026-12-01"], 2, "--start '2026-12-01' is no moment"),
+        (["add", "render", "x", "--every", "5m", "--end", "2020-01-01T00:00Z"], 2, "it ends 2020-01-01T00:00:00+00:00"),
+        (["remove", "render", "x"], 1, "`sandq schedule list render` shows them"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(schedule: Schedule, args: list[str], told: str) -> None:
+def test_what_cannot_be_is_refused_in_one_line(schedule: Schedule, args: list[str], code: int, told: str) -> None:
     done = schedule(*args)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("sandq: ")
     assert done.stderr.count("\n") == 1
     assert told in done.stderr

@@ -341,12 +341,16 @@ def test_what_is_published_is_heard(listen: Listen, queue: Queue) -> None:
     [
         ("completed", {"returnvalue": "{"}, "the queue itself says that"),
         ("error", {}, "the queue itself says that"),
-        ("", {}, "the queue itself says that"),
+        ("completed:1", {"returnvalue": "1"}, "the queue itself says that"),
+        ("failed:1", {}, "the queue itself says that"),
+        ("", {}, "a text that is not empty"),
+        (b"mine", {}, "event name b'mine' must be a text"),
         ("mine", {"event": "completed"}, "choose another name for your field"),
         ("mine", {"x": float("nan")}, "cannot be published"),
         ("mine", {"x": object()}, "cannot be published"),
         ("mine", {"x": "\ud800"}, "cannot be published"),
-        ("\udc00", {}, "cannot be published"),
+        ("\udc00", {}, "half a surrogate pair"),
+        ("mine", {"\ud800": 1}, "half a surrogate pair"),
     ],
 )
 def test_nothing_is_published_that_could_stop_somebody_elses_reader(

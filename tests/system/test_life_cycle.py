@@ -264,7 +264,7 @@ def ready_ms(start: str) -> float:
             for _ in range(11):
                 began = time.monotonic()
                 child = await source.start()
-                answer = await answer_to_load(child, processor.load_frame())
+                answer = await answer_to_load(child, processor.load_frame(QueueSettings()))
                 took.append((time.monotonic() - began) * 1000)
                 assert isinstance(answer, Frame)
                 assert answer.kind is Kind.READY

@@ -195,7 +195,7 @@ STALE_WRITES: dict[str, Callable[[QueueKeys, str, str], Call[Any]]] = {
         keys, job, token, Settlement(to=Place.COMPLETED, result=b'"stale"'), QueueSettings()
     ),
     "progress": lambda keys, job, token: work.progress(keys, job, b"99", token),
-    "log": lambda keys, job, token: work.log(keys, job, "stale", None, token),
+    "log": lambda keys, job, token: work.log(keys, job, "stale", token),
     "data": lambda keys, job, token: work.update_data(keys, job, b'"stale"', token),
 }
 
@@ -249,9 +249,14 @@ def test_without_the_proof_of_the_token_a_stale_holder_writes(
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read, proof = script._read, "return redis.call('GET', job_key(q, id) .. ':lock') == token"
-    assert proof in read("lib/holder")
-    monkeypatch.setattr(script, "_read", lambda path: read(path).replace(proof, "return true"))
+    read = script._read
+    proofs = {
+        "lib/holder": ("return redis.call('GET', job_key(q, id) .. ':lock') == token", "return true"),
+        "settle": ("if lock ~= s.token then return 'lost' end", ""),
+    }
+    for path, (proof, _) in proofs.items():
+        assert proof in read(path)
+    monkeypatch.setattr(script, "_read", lambda path: read(path).replace(*proofs.get(path, ("\0", ""))))
     script.load.cache_clear()
     try:
         assert word_to_a_stale_holder(write, queue, keys, redis_client, redis_url) == "ok"

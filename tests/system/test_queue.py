@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sandq.config import Lease, QueueSettings
-from sandq.errors import ConfigError, JobFailed, JobNotFound, QueueError, ResultTimeout, StoreUnavailable
+from sandq.errors import (
+    ConfigError,
+    JobFailed,
+    JobNotFound,
+    QueueError,
+    ResultTimeout,
+    StoreUnavailable,
+    WrongState,
+)
 from sandq.job import JobState
 from sandq.outcome import Place, Settlement
 from sandq.queue import AsyncQueue, Queue
@@ -177,6 +185,25 @@ def test_the_result_of_a_job_that_was_removed_on_completion_is_found(
     assert queue.result(job.id if by_id else job, timeout=0) == {"pages": 3}
 
 
+def test_a_result_is_found_when_its_event_has_not_been_heard_yet_and_the_job_is_gone(
+    queue: Any, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when whoever listens is busy with the events of thousands of others."""
+    job = queue.add("page", remove_on_complete=True)
+
+    def hear_nothing(*_: Any) -> Iterator[Any]:
+        worker.complete()
+        return "0-0", None
+        yield
+
+    async def hear_nothing_in_a_loop(*_: Any) -> None:
+        worker.complete()
+
+    monkeypatch.setattr("sandq.errands.ending.hear", hear_nothing)
+    monkeypatch.setattr("sandq.waiters.Waiter.hear", hear_nothing_in_a_loop)
+    assert queue.result(job.id, timeout=5) == {"pages": 3}
+
+
 def test_a_result_that_does_not_come_is_a_timeout(queue: Any) -> None:
     job = queue.add("page")
     started = time.monotonic()
@@ -211,6 +238,18 @@ def test_what_is_not_there_is_said_so(queue: Any) -> None:
     for ask in (queue.job, queue.state, queue.cancel, queue.retry, queue.promote, queue.remove):
         with pytest.raises(JobNotFound, match="nobody"):
             ask("nobody")
+    for ask in (
+        queue.logs,
+        queue.log_count,
+        queue.children,
+        queue.child_values,
+        queue.child_failures,
+        queue.child_counts,
+    ):
+        with pytest.raises(JobNotFound, match="nobody"):
+            ask("nobody")
+    with pytest.raises(JobNotFound, match="nobody"):
+        queue.logs("nobody", newest_first=True)
     with pytest.raises(JobNotFound, match="nobody"):
         queue.result("nobody", timeout=1)
 
@@ -227,6 +266,44 @@ def test_cancelling_what_waits_fails_it_and_what_ended_is_left(queue: Any) -> No
     assert queue.cancel(job) == "already_done"
     with pytest.raises(JobFailed, match="cancelled: no longer needed"):
         queue.result(job, timeout=1)
+
+
+def test_jobs_that_have_yet_to_run_are_counted_together(queue: Any, worker: Worker) -> None:
+    queue.add_many([("done", None), ("running", None), ("next", None), {"name": "later", "delay": "1h"}])
+    parent = queue.add("gathers", priority=5)
+    worker.complete()
+    worker.claim()
+    assert queue.count() == 3
+    queue.add("child", parent=parent, delay="1h")
+    assert queue.count() == 4
+
+
+def test_a_job_that_nothing_lists_is_in_no_known_state(queue: Any, redis_client: Redis) -> None:
+    job = queue.add("page")
+    redis_client.delete(queue.keys.key("wait"))
+    assert queue.state(job) is JobState.UNKNOWN
+
+
+def test_a_child_that_is_added_by_itself_says_what_its_failure_does_to_its_parent(queue: Any, worker: Worker) -> None:
+    parent = queue.add("gathers", delay="1h")
+    child = queue.add("page", parent=parent, on_failure="ignore")
+    queue.promote(parent)
+    worker.fail("ValueError: torn")
+    assert queue.child_failures(parent) == {queue.keys.key(child.id): "ValueError: torn"}
+
+
+def test_what_a_job_is_not_ready_for_is_refused_as_such(queue: Any, worker: Worker) -> None:
+    job = queue.add("page")
+    for ask in (queue.retry, queue.promote, queue.remove_child_dependency):
+        with pytest.raises(WrongState, match=f"job {job.id} of queue render"):
+            ask(job)
+    with pytest.raises(WrongState, match="not delayed"):
+        queue.change_delay(job, "1s")
+    worker.claim()
+    with pytest.raises(WrongState, match="is running"):
+        queue.remove(job)
+    with pytest.raises(WrongState, match="are running"):
+        queue.obliterate()
 
 
 def test_failed_jobs_run_again_one_by_one_or_all(queue: Any, worker: Worker) -> None:

@@ -143,7 +143,10 @@ def test_what_cannot_be_changed_is_refused_with_the_reason(queue: Any) -> None:
         queue.update_progress(job, float("nan"))
     with pytest.raises(QueueError, match="over the limit"):
         queue.update_data(job, "x" * (1 << 20))
+    with pytest.raises(QueueError, match=r"progress of job '1' is 1MiB, over the limit"):
+        queue.update_progress(job, "x" * (1 << 20))
     assert queue.job(job).data == {}
+    assert not queue.job(job).progress
 
 
 @pytest.mark.parametrize(
@@ -181,6 +184,19 @@ def test_a_log_keeps_as_many_lines_as_its_job_says(queue: Any) -> None:
     assert queue.log_count(job) == 1
     queue.clear_logs(job)
     assert queue.logs(job) == []
+
+
+def test_a_line_of_a_log_is_cut_where_a_handlers_is(queue: Any) -> None:
+    job = queue.add("page")
+    queue.log(job, "x" * 8191 + "é")
+    queue.log(job, "x" * 20_000)
+    assert queue.logs(job) == ["x" * 8191, "x" * 8192]
+
+
+def test_many_large_jobs_are_read_piece_by_piece(queue: Any) -> None:
+    queue.add_many([("page", "x" * 1_000_000) for _ in range(20)])
+    assert ids(queue.jobs("waiting", limit=30)) == [str(n + 1) for n in range(20)]
+    assert ids(queue.jobs("waiting", start=5, limit=10)) == [str(n + 6) for n in range(10)]
 
 
 def test_logs_come_in_pages_from_either_end(queue: Any) -> None:

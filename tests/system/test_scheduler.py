@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from harness import SupervisorProcess, eventually, handlers, serving
 
-from sandq.errors import QueueError
+from sandq.errors import QueueError, SchedulerNotFound
 from sandq.queue import AsyncQueue, Queue
 from sandq.store.script import load
 from sandq.supervisor.facts import Settled, Started
@@ -138,3 +139,18 @@ def test_a_schedule_goes_on_while_supervisors_are_killed_at_every_turn(queue: Qu
     with_end.facts.wait(Settled, nth=3)
     assert len(seen) >= 4
     assert queue.scheduler("often").next_run is not None
+
+
+def test_any_number_of_schedulers_is_listed_page_by_page(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandq.errands.scheduler.PAGE", 2)
+    begin = round(time.time() * 1000) + 3_600_000
+    for n in range(5):
+        queue.upsert_scheduler(f"s{n}", every="1h", start=begin + n * 1000)
+    shown = lambda *places: [each.id for each in queue.schedulers(*places)]  # noqa: E731
+    assert shown() == ["s0", "s1", "s2", "s3", "s4"]
+    assert (shown(1, 3), shown(3, 9), shown(0, 0), shown(9, 9)) == (["s1", "s2", "s3"], ["s3", "s4"], [], [])
+
+
+def test_a_scheduler_that_is_not_there_is_an_error_of_its_own(queue: Queue) -> None:
+    with pytest.raises(SchedulerNotFound, match="there is no scheduler nightly in queue render"):
+        queue.scheduler("nightly")

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from harness import wait_gone
 
-from sandq import JobFailed, Queue, UnrecoverableError
+from sandq import AsyncQueue, JobFailed, Queue, UnrecoverableError
 from sandq.config import QueueSettings
+from sandq.errors import SandqError
 from sandq.job import JobState
 from sandq.testing import (
     InlineWorker,
@@ -185,6 +186,17 @@ def test_the_private_server_ends_with_a_run_that_is_killed(suite: Suite) -> None
     shutil.rmtree(folder)  # what nobody was left to do
 
 
+def test_the_private_server_outlives_the_thread_that_started_it() -> None:
+    made: list[PrivateServer] = []
+    starter = threading.Thread(target=lambda: made.append(PrivateServer()))
+    starter.start()
+    starter.join()
+    with made[0] as server, Queue("render", redis=server.url, redis_timeout=1) as asked:
+        assert asked.add("page").id == "1"
+        assert server._process.poll() is None
+    assert not any(thread.name.startswith("sandq-server") for thread in threading.enumerate() if thread.is_alive())
+
+
 def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "server"
     broken.write_text("#!/bin/sh\necho out of sockets\nexit 1\n")
@@ -331,6 +343,40 @@ def test_coroutine_handlers_hooks_and_many_queues(queue: Queue, redis_url: str, 
     sys.path.remove(str(tmp_path))
 
 
+def test_a_teardown_that_raises_keeps_neither_the_next_one_nor_the_threads(redis_url: str, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}_hooks.py").write_text(
+            "CALLS = []\ndef process(job): pass\ndef teardown():\n    CALLS.append(1)\n    raise OSError('torn')\n"
+        )
+    before = threading.active_count()
+    with pytest.raises(OSError, match="torn"):
+        InlineWorker({name: str(tmp_path / f"{name}_hooks.py") for name in ("first", "second")}, redis_url).close()
+    assert [sys.modules.pop(f"{name}_hooks").CALLS for name in ("first", "second")] == [[1], [1]]
+    assert threading.active_count() == before
+    sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize("broken", ["url", "setup"])
+def test_an_inline_worker_that_cannot_be_made_leaves_nothing_behind(
+    redis_url: str, tmp_path: Path, broken: str
+) -> None:
+    fails = "    raise OSError('torn')\n" if broken == "setup" else ""
+    (tmp_path / "good_hooks.py").write_text(
+        "CALLS = []\ndef process(job): pass\n"
+        "def setup(): CALLS.append('setup')\ndef teardown(): CALLS.append('teardown')\n"
+    )
+    (tmp_path / "bad_hooks.py").write_text(f"def process(job): pass\ndef setup():\n    pass\n{fails}")
+    before = threading.active_count()
+    queues = {name: str(tmp_path / f"{name}_hooks.py") for name in ("good", "bad")}
+    with pytest.raises((OSError, SandqError)):
+        InlineWorker(queues, "gopher://nowhere" if broken == "url" else redis_url)
+    calls = sys.modules.pop("good_hooks").CALLS
+    sys.modules.pop("bad_hooks")
+    assert calls == (["setup", "teardown"] if broken == "setup" else [])
+    assert threading.active_count() == before
+    sys.path.remove(str(tmp_path))
+
+
 def test_children_in_a_queue_that_the_settings_allow(queue: Queue, redis_url: str, prefix: str, tmp_path: Path) -> None:
     (tmp_path / "adder.py").write_text("def process(job):\n    return job.add('x', 1, 'mail')\n")
     queue.add("start")
@@ -401,6 +447,21 @@ def test_an_added_job_is_found_whatever_became_of_it(queue: Queue) -> None:
     assert [job.id for job in assert_added(queue, "page", data={"n": mock.ANY}, count=2)] == ["2", "3"]
     assert len(assert_added(queue, "page")) == 3
     assert_not_added(queue, "book")
+
+
+def test_assertions_look_at_async_queues_and_at_queues_of_many_large_jobs(
+    queue: Queue, redis_url: str, prefix: str
+) -> None:
+    queue.add_many([("bulk", "x" * 100_000)] * 520)
+
+    async def run() -> None:
+        async with AsyncQueue("render", redis=redis_url, prefix=prefix) as asked:
+            await asked.add("page", {"n": 1}, priority=2)
+            assert [job.id for job in assert_added(asked, "page", data={"n": 1})] == ["521"]
+            assert_not_added(asked, "book")
+            assert "other jobs there: 'bulk' (520)" in message(lambda: assert_added(asked, "book"))
+
+    asyncio.run(run())
 
 
 def message(check: Callable[[], object]) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandq.config import QueueSettings
-from sandq.decide import LONGEST_POSTPONE_S, MAX_TEXT, MAX_TRACES, decide
+from sandq.decide import LONGEST_POSTPONE_S, MAX_TEXT, MAX_TRACES, decide, overrule
 from sandq.job import Job
 from sandq.outcome import (
     Cancelled,
@@ -360,3 +360,15 @@ def test_a_job_ends_exactly_when_one_of_its_budgets_is_used_up(attempts, budgets
 @given(jobs, outcomes, st.integers())
 def test_the_same_job_outcome_and_seed_always_give_the_same_settlement(job, outcome, seed):
     assert decide(job, outcome, SETTINGS, random.Random(seed)) == decide(job, outcome, SETTINGS, random.Random(seed))
+
+
+def test_what_redis_knows_of_the_children_overrules_what_the_handler_reported() -> None:
+    again = overrule("nothing-to-wait-for")
+    assert again == Settlement(to=Place.WAIT, front=True, spends_attempt=False)
+    for word, why in (("failed-children", "children failed"), ("pending-children", "children have not ended")):
+        ended = overrule(word)
+        assert isinstance(ended, Raised)
+        assert ended.permanent
+        assert why in ended.error
+    for word in ("ok", "lost", "missing", "cancel-requested"):
+        assert overrule(word) is None

@@ -36,7 +36,12 @@ def leaf(job_id: str, **options: Any) -> FlowJob:
         (parent(leaf("A"), leaf("A")), "'A' of queue leaves stands twice"),
         (parent(parent()), "'P' of queue render stands twice"),
         (parent(leaf("12")), "is an integer"),
-        (parent(FlowJob("a", queue="a:b")), "must not be empty or hold ':'"),
+        (parent(FlowJob("a", queue="a:b")), "holds ':'"),
+        (parent(FlowJob("a", queue="")), "queue name '' must be a text that is not empty"),
+        (parent(FlowJob("a", queue=5)), "queue name 5 must be a text"),  # type: ignore[arg-type]
+        (parent(parent="1"), "parent '1' must be a Job, or Parent"),
+        (parent(on_failure="explode"), "'explode' must be one of wait, fail"),
+        (parent(parent=Parent(id="x", queue="bull:q"), on_failure="explode"), "'explode' must be one of wait, fail"),
     ],
 )
 def test_a_flow_that_makes_no_sense_is_refused_in_words(tree: Any, told: str) -> None:

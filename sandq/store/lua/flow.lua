@@ -1,7 +1,7 @@
 -- Adds whole flows, parents before their children: all of them, or nothing when one job is refused.
 -- keys: base slot
 -- args: op version nodes...
--- uses: queue reply parent newjob
+-- uses: queue reply event parent newjob
 -- replies: {now, word, id, word, id, ...} with the words added, duplicated, deduplicated;
 --          {word, n}: refused, nothing was written; missing-parent, other-parent, and the n-th node is why
 -- A node is thirteen arguments: the base of its queue, the eleven of lib/newjob, '1' if it has children.
@@ -33,7 +33,7 @@ local nodes, here = {}, {}
 for at = nodes_from, #ARGV, WIDTH do
   local node = read_node(at)
   nodes[#nodes + 1] = node
-  here[node.key] = true
+  here[node.key] = node
 end
 
 local function refusal(node)
@@ -51,10 +51,30 @@ for n, node in ipairs(nodes) do
   if word then return {word, n} end
 end
 
+-- A parent that was there already may be done with a child, which may be gone since: it must not get it a second time.
+local function has_passed(node)
+  local above = node.job.parent and here[node.job.parent.key]
+  if not above or above.word ~= 'duplicated' then return false end
+  return above.passed
+    or not redis.call('ZSCORE', above.q.waiting_children, above.job.id)
+    or redis.call('HEXISTS', above.key .. ':processed', node.key) == 1
+    or redis.call('HEXISTS', above.key .. ':failed', node.key) == 1
+end
+
+local function add_node(node)
+  node.passed = has_passed(node)
+  if node.passed then
+    redis.call('INCR', node.q.id) -- as every add does
+    emit_capped(node.q, 'event', 'duplicated', 'jobId', node.job.id)
+    return 'duplicated', node.job.id
+  end
+  return add_new(node.q, node.job, version, now)
+end
+
 local reply = {text(now)}
 for _, node in ipairs(nodes) do
-  local word, id = add_new(node.q, node.job, version, now)
-  node.attached = word == 'duplicated' and node.job.parent
+  local word, id = add_node(node)
+  node.word, node.attached = word, word == 'duplicated' and not node.passed and node.job.parent
   reply[#reply + 1] = word
   reply[#reply + 1] = id
 end

@@ -1,9 +1,11 @@
 -- Lists the jobs at some places of one state or of several in a row, each with its hash; an id without one is left out.
 -- keys: base
--- args: start limit states...
+-- args: start limit bytes states...
+--       bytes: what is enough; the job that reaches it is the last, and a page never holds none because of it
 --       states: word, order, word, order...; order newest or oldest
 -- uses: queue state
--- replies: {found, id, {field, value, ...}, id, {field, value, ...}, ...}; found: ids there, also those left out
+-- replies: {word, found, id, {field, value, ...}, id, {field, value, ...}, ...}; word: 'ok', or 'full' when jobs are left
+--          because of `bytes`; found: ids there, also those left out
 
 local q = queue_keys(base)
 
@@ -33,19 +35,33 @@ local function place_of(word)
   end
 end
 
-local skip, left = tonumber(start), tonumber(limit)
-local reply = {0}
+-- What may be large; all else is bounded by the supervisor to some hundred KiB.
+local function size_of_job(job)
+  return redis.call('HSTRLEN', job, 'data') + redis.call('HSTRLEN', job, 'returnvalue')
+end
+
+local skip, left, room = tonumber(start), tonumber(limit), tonumber(bytes)
+local reply = {'ok', 0}
+
+local function show(id)
+  local job = job_key(q, id)
+  local hash = redis.call('HGETALL', job)
+  reply[2] = reply[2] + 1
+  if #hash == 0 then return end
+  reply[#reply + 1], reply[#reply + 2] = id, hash
+  room = room - size_of_job(job)
+end
+
 for index = states_from, #ARGV, 2 do
   local place = place_of(ARGV[index])
   local ids = left > 0 and ids_of(place, ARGV[index + 1], skip, skip + left - 1) or {}
   for _, id in ipairs(ids) do
-    local hash = redis.call('HGETALL', job_key(q, id))
-    if #hash > 0 then
-      reply[#reply + 1] = id
-      reply[#reply + 1] = hash
+    if room <= 0 then
+      reply[1] = 'full'
+      return reply
     end
+    show(id)
   end
-  reply[1] = reply[1] + #ids
   left = left - #ids
   skip = math.max(0, skip - size_of(place))
 end

@@ -3,7 +3,7 @@
 -- args: lock_ms held...
 --       held: id token id token...
 -- uses: queue
--- replies: {id...} the jobs that are no longer ours
+-- replies: {token...} of the locks that are no longer ours
 
 local q = queue_keys(base)
 redis.call('SCARD', q.stalled)
@@ -16,7 +16,7 @@ for index = held_from, #ARGV, 2 do
     redis.call('PEXPIRE', lock, lock_ms)
     redis.call('SREM', q.stalled, id)
   else
-    lost[#lost + 1] = id
+    lost[#lost + 1] = token
   end
 end
 return lost

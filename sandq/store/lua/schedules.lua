@@ -3,8 +3,8 @@
 -- args: only start limit
 --       only: the one that is wanted; '' for those at the places start to start + limit
 -- uses: queue iteration
--- replies: {id, time, pending, {field, value, ...}, ...}; pending 1: the iteration of that time has not ended yet, 0: it
---          has, and none comes after it
+-- replies: {found, id, time, pending, {field, value, ...}, ...}; found: places there, also those without a record;
+--          pending 1: the iteration of that time has not ended yet, 0: it has, and none comes after it
 
 local q = queue_keys(base)
 
@@ -17,8 +17,8 @@ local function listed()
   return score and {only, score} or {}
 end
 
-local reply = {}
 local found = listed()
+local reply = {#found / 2}
 for index = 1, #found, 2 do
   local id, time = found[index], tonumber(found[index + 1])
   local record = redis.call('HGETALL', schedule_key(q, id))

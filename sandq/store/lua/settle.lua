@@ -47,15 +47,15 @@ local function word_for(s, lock, has_children)
   s.facts = read_facts(q, s.id)
   if not s.facts then return 'missing' end
   if not is_active(q, s.id) then return 'not-active' end
-  if s.terminal and not has_children then return 'ok' end
+  if has_children or s.terminal then return 'ok' end
   seldom()
   return refusal_of(q, s) or 'ok'
 end
 
 -- Reads only: everything is checked before the first write, since scripts do not roll back. What nearly all are, the end
 -- of a job that concerns no other one, writes to few keys.
-local function check(written)
-  local simple, to = true, {}
+local function check(written, has_children)
+  local simple, to = not has_children, {}
   for _, s in ipairs(written) do
     local ends = s.terminal and not s.limit_ms and s.facts and is_plain(s.facts)
     simple = simple and (ends or s.word == 'missing')
@@ -107,6 +107,19 @@ local function write(s)
   })
 end
 
+-- Parents and their children may be among them: what one may do hangs on what became of those before it. All types are
+-- checked by now, so each can be answered for when its turn comes.
+local function write_in_turn(given, words)
+  for index, s in ipairs(given) do
+    if s.word == 'ok' then words[index] = refusal_of(q, s) or 'ok' end
+    if words[index] == 'ok' or words[index] == 'missing' then
+      give_up({s})
+      if words[index] == 'ok' then write(s) end
+      keep_finished(q, rule.now)
+    end
+  end
+end
+
 local function claim_next(ended, tokens)
   local taken, jobs = {'empty', -1}, nil
   if tokens[1] then taken, jobs = take(q, rule, tokens) end
@@ -125,7 +138,7 @@ end
 
 local settled = replay(slot, op)
 if settled then return show(settled) end
-local given, words, written, ended = settlements(), {}, {}, false
+local given, words, written = settlements(), {}, {}
 local tokens = arguments(tokens_from)
 read_active(q, #given + #tokens)
 local locks, has_children = read_locks(given)
@@ -133,16 +146,26 @@ for index, s in ipairs(given) do
   s.word = word_for(s, locks[index], has_children)
   words[index] = s.word
   if s.word == 'ok' or s.word == 'missing' then written[#written + 1] = s end
-  ended = ended or s.word == 'missing' or (s.word == 'ok' and s.terminal)
 end
 if not written[1] then return {words} end
-check(written)
+check(written, has_children)
 -- Claiming is what pauses when Redis is out of memory. The settlements pass: their first write is a DEL.
 if tokens[1] and not can_reserve(slot) then tokens = {} end
-give_up(written)
-for _, s in ipairs(written) do
-  if s.word == 'ok' then write(s) end
+if has_children then
+  write_in_turn(given, words)
+else
+  give_up(written)
+  for _, s in ipairs(written) do
+    if s.word == 'ok' then write(s) end
+  end
+  keep_finished(q, rule.now)
 end
-keep_finished(q, rule.now)
+local changed, ended = false, false
+for index, s in ipairs(given) do
+  local word = words[index]
+  changed = changed or word == 'ok' or word == 'missing'
+  ended = ended or word == 'missing' or (word == 'ok' and s.terminal)
+end
+if not changed then return {words} end
 local taken, jobs = claim_next(ended, tokens)
 return show(remember(slot, op, {words, taken}), jobs)

@@ -225,3 +225,21 @@ def a_family_that_has_ended_is_removed(hands: Hands) -> None:
     leaves.complete(take(leaves, "A"))
     leaves.fail(take(leaves, "B"))
     hands.operate("remove", "P")
+
+
+@recipe
+def children_that_wait_to_run_are_removed_and_others_stay(hands: Hands) -> None:
+    leaves = hands.on("leaves")
+    hands.flow(flow(child("A"), child("F"), child("R"), child("B", priority=3)))
+    leaves.complete(take(leaves, "A"))
+    leaves.fail(take(leaves, "F"))
+    take(leaves, "R")
+    hands.operate("remove_unprocessed_children", "P")
+
+
+@recipe
+def the_only_child_that_a_parent_still_waits_for_is_removed_as_unprocessed(hands: Hands) -> None:
+    leaves = hands.on("leaves")
+    hands.flow(flow(child("A"), child("B", delay=LATER_MS)))
+    leaves.complete(take(leaves, "A"), {"v": 1})
+    hands.operate("remove_unprocessed_children", "P")

@@ -73,7 +73,8 @@ local function erase(q, ids)
     if fields[1] or fields[2] then
       seldom()
       local parent = parent_from(fields[1], fields[2])
-      if parent then detach_child(parent, job_key(q, id)) end
+      -- A parent's key of a foreign type must not stop the deletion of a job half way.
+      if parent then pcall(detach_child, parent, job_key(q, id)) end
     end
     if not fields.err then jobs[#jobs + 1] = id end
   end
@@ -100,11 +101,10 @@ local function trim_finished(q, set, keep, now, ended)
 end
 
 local function keep_finished(q, now)
-  for _, group in ipairs(q.finished or {}) do
-    redis.call('ZADD', group.set, unpack(group.scored))
-    trim_finished(q, group.set, group.keep, now, #group.scored / 2)
-  end
+  local groups = q.finished or {}
   q.finished = nil
+  for _, group in ipairs(groups) do redis.call('ZADD', group.set, unpack(group.scored)) end
+  for _, group in ipairs(groups) do trim_finished(q, group.set, group.keep, now, #group.scored / 2) end
 end
 
 local function write_end(q, id, facts, how, keep)
