@@ -180,8 +180,9 @@ class Chaos:
                 kind = rng.choice(KINDS)
                 length = self.mix.long_s if rng.random() < self.mix.long_share else SHORT_S
                 data = {"folder": str(self.folder), "s": rng.uniform(*length), "kind": kind}
-                asked: dict[str, Any] = {"job_id": f"c{number}", "attempts": 2, "remove_on_complete": False}
-                asked |= {"remove_on_fail": False, "priority": rng.choice([0, 0, 1, 5])}
+                # Its own backoff: chaos kills some jobs many times, and sandq's grows with each crash.
+                asked: dict[str, Any] = {"job_id": f"c{number}", "attempts": 2, "backoff": "fixed:500ms"}
+                asked |= {"remove_on_complete": False, "remove_on_fail": False, "priority": rng.choice([0, 0, 1, 5])}
                 if rng.random() < 0.2:
                     asked["delay"] = rng.uniform(0.1, 2.0)
                 while True:
