@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LOCK_S = 2.0
 SUPERVISORS = 2
 JOB_EVERY_S = 0.25
+BACKLOG = 60  # no more are added while so many wait: faults cost more time than there is, and the end has a limit
 SHORT_S = (0.05, 0.5)
 JOBS = str(Path(__file__).with_name("stamped.py"))
 KINDS = ("ends", "ends", "ends", "ends", "ends", "raises", "fails", "crashes")
@@ -168,14 +169,25 @@ class Chaos:
         return made
 
     def _all_ended(self) -> bool:
+        return self._unfinished() <= 0
+
+    def _is_full(self) -> bool:
+        try:
+            return self._unfinished() > BACKLOG
+        except SandqError:  # away for longer than anybody waits
+            return True
+
+    def _unfinished(self) -> int:
         counts = self.queue.counts()
-        return counts["completed"] + counts["failed"] >= len(self.tally.added)
+        return len(self.tally.added) - counts["completed"] - counts["failed"]
 
     def _produce(self) -> None:
         """Add jobs over the same bad way. An add whose outcome is unknown is repeated under the same job id."""
         rng, number = random.Random(self.rng.random()), 0
         with Queue("render", redis=self.proxy.url, prefix=self.prefix, redis_timeout=2.0) as queue:
             while not self._stopping.wait(JOB_EVERY_S * rng.uniform(0.5, 1.5)):
+                if self._is_full():
+                    continue
                 number += 1
                 kind = rng.choice(KINDS)
                 length = self.mix.long_s if rng.random() < self.mix.long_share else SHORT_S
