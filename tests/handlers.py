@@ -137,7 +137,7 @@ def later(job: Any) -> Any:
 
 @handler("spin")
 def spin(job: Any) -> float:
-    return burn(job.data["s"])
+    return burn(job.data.get("s", FOREVER_S))
 
 
 @handler("burns-aloud")
