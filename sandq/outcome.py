@@ -74,7 +74,7 @@ class Crashed(msgspec.Struct, frozen=True):
 
 
 class Interrupted(msgspec.Struct, frozen=True):
-    """We stopped it: our drain ran out of patience, or our launcher died. Never the job's fault."""
+    """Never the job's fault: our drain ran out of patience, our launcher died, or its child had not read it yet."""
 
     death: Death
 
@@ -100,7 +100,7 @@ class Postponed(msgspec.Struct, frozen=True):
 
 
 class InitFailed(msgspec.Struct, frozen=True):
-    """The processor could not load; the job never started."""
+    """The job was ours and could not begin: no processor was loaded for it, or there was no time or child left."""
 
     why: str
 

@@ -81,7 +81,7 @@ class Assignment:
         self._attempt: Attempt | None = None
         self._stop: Stop | None = None  # came before the attempt
         self._recording: Recording | None = None
-        means.heartbeat.hold(means.keys, self.claim.job.id, self.claim.token, None, sent_at, self._lock_lost())
+        means.heartbeat.hold(means.keys, self.claim.job.id, self.claim.token, sent_at, self._lock_lost())
 
     def stop(self, stop: Stop) -> None:
         """Ask the attempt to end; one that has not begun will not."""

@@ -92,19 +92,16 @@ class Heartbeat:
         keys: QueueKeys,
         job_id: str,
         token: str,
-        child: int | None,
         sent_at: float,
         on_lost: Callable[[str], None],
     ) -> None:
-        """Renew this lock from now on. `on_lost(why)` is called from this thread, once, should it be lost.
+        """Renew this lock from now on; no child has the job before `begin`.
 
-        `child` None: no child has the job yet, see `begin`.
+        `on_lost(why)` is called from the heartbeat's thread, once, should the lock be lost while one has.
         """
         deadline = sent_at + self._lease.kill_after_s
         with self._guard:
             self._held[token] = _Held(keys, job_id, None, deadline, on_lost, idle=True)
-        if child is not None:
-            self.begin(token, child)
 
     def begin(self, token: str, child: int) -> bool:
         """The child is about to get the job; False when its lock is lost, or may be by now: then nothing may begin."""

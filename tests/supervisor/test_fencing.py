@@ -123,7 +123,8 @@ class Beating:
             self.lost.append(f"{job}: {why}")
             self.was_lost.set()
 
-        self.beat.hold(KEYS, job, f"token of {job}", child, sent_at, lost)
+        self.beat.hold(KEYS, job, f"token of {job}", sent_at, lost)
+        self.beat.begin(f"token of {job}", child)
 
 
 @pytest.fixture

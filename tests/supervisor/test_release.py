@@ -31,7 +31,8 @@ class Beats:
         self.heartbeat = Heartbeat(Lease(1.0), renew, self.told.append)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.heartbeat.attach(ours)
-        self.heartbeat.hold(KEYS, "1", "token", CHILD, boottime(), self.told.append)
+        self.heartbeat.hold(KEYS, "1", "token", boottime(), self.told.append)
+        self.heartbeat.begin("token", CHILD)
         before(self.heartbeat)
         self.heartbeat.start()
         try:

@@ -17,6 +17,7 @@ from sandq.job import JobState
 from sandq.outcome import Raised
 from sandq.queue import Queue
 from sandq.supervisor import source
+from sandq.supervisor.attempt import Attempt
 from sandq.supervisor.facts import ChildDied, ChildReady, ProcessorBroken, Settled, Started
 from sandq.supervisor.single import run_single
 
@@ -216,3 +217,19 @@ def test_a_claim_for_a_child_that_has_died_meanwhile_goes_back_as_it_was_and_run
         assert first.pid and killed
         ended = render.job(job.id)
         assert (ended.crashes, ended.attempts_made) == (0, 1)
+
+
+@pytest.mark.parametrize(("knows", "outcome"), [(True, "Interrupted"), (False, "Crashed")])
+def test_a_job_that_its_child_had_not_read_is_charged_no_crash_where_the_kernel_is_asked(
+    render: Queue, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch, knows: bool, outcome: str
+) -> None:
+    if not knows:
+        monkeypatch.setattr(Attempt, "_has_begun", lambda _self: True)
+    with serving({"render": handlers(concurrency=1, spares=0)}, redis_url, prefix) as served:
+        child = served.facts.wait(ChildReady).pid
+        os.kill(child, signal.SIGSTOP)  # it reads nothing any more
+        job = render.add("ok", 7)
+        served.facts.wait(Started, job_id=job.id)
+        os.kill(child, signal.SIGKILL)
+        assert served.facts.wait(Settled, job_id=job.id).outcome == outcome
+        assert render.result(job, timeout=20) == 7

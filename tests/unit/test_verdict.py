@@ -95,6 +95,7 @@ def test_what_an_answer_means(seen: dict[str, Any], outcome: Outcome) -> None:
         ({"final": raised(stopped=True), "stop": TIMEOUT}, TimedOut, Cause.TIMEOUT_SOFT, "timed out after 5s"),
         ({"final": raised(stopped=True), "stop": DRAIN}, Interrupted, Cause.DRAIN, "draining"),
         ({"signal": "SIGKILL", "stop": DRAIN}, Interrupted, Cause.DRAIN, "draining"),
+        ({"signal": "SIGSEGV", "begun": False}, Interrupted, Cause.SIGNAL, "ended before it read the job: SIGSEGV"),
         ({"unseen": "launcher died"}, Interrupted, Cause.LAUNCHER, "launcher died"),
         ({"unseen": "launcher died", "stop": TIMEOUT}, TimedOut, Cause.TIMEOUT_HARD, "timed out after 5s; killed"),
         ({"unseen": "launcher died", "stop": CANCEL}, Cancelled, Cause.CANCELLED, "enough"),
