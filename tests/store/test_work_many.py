@@ -161,6 +161,7 @@ def test_what_ended_in_a_call_is_kept_though_an_older_job_cannot_be_deleted_whol
     bench.add()
     bench.add()
     one, two = bench.claim(2).jobs
+    bench.pass_a_millisecond()
     settled = settle_all(bench, [(one, FAILED), (two, DONE)], keep_failed=Keep(count=1), keep_completed=Keep(count=1))
     assert settled.words == ("ok", "ok")
     assert (list(bench.zset("failed")), list(bench.zset("completed"))) == ([one.job.id], [two.job.id])

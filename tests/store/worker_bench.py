@@ -103,6 +103,12 @@ class Bench:
         second, micro = self.client.time()
         return second * 1000 + micro // 1000
 
+    def pass_a_millisecond(self) -> None:
+        """Let what ends next have a later score than what has ended; equal scores are ordered by job id."""
+        before = self.now_ms()
+        while self.now_ms() == before:
+            pass
+
     def pause_writes(self) -> None:
         """Leave Redis no memory for any further write."""
         self.client.config_set("maxmemory", 1)
