@@ -21,6 +21,7 @@ FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 300.0
 YOUNG_S = 1.0  # a child that dies idle before this age did not really load
 BYE_WAIT_S = 5.0  # a child that was told goodbye has this long for its teardown
+HAND_ON_S = 0.02  # from a child's end until its job has begun on a spare, on a machine that has other things to do
 
 
 @dataclass(slots=True)
@@ -68,6 +69,7 @@ class Pool:
         self._retiring: set[ChildProcess] = set()  # their replacements are on the way; until then they may be needed
         self._retry: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._owed: asyncio.TimerHandle | None = None  # ends the wait with a replacement
         self._closing = False
         self._loop = asyncio.get_running_loop()  # the live view asks from a thread of its own
         self.breaker = Breaker()
@@ -110,6 +112,9 @@ class Pool:
 
     def refill(self) -> None:
         """Start what is missing, a few at a time: loading is CPU work that running jobs would feel."""
+        if self._owed is not None:
+            self._owed.cancel()
+            self._owed = None
         if self._closing or self._retry is not None:
             return
         # The first child alone shows whether the processor loads at all.
@@ -160,7 +165,11 @@ class Pool:
         return True
 
     def discard(self, child: ChildProcess, unfit: str = "") -> None:
-        """The child cannot be trusted to leave by itself: kill it, and start another."""
+        """The child cannot be trusted to leave by itself: kill it, and start another.
+
+        Its job begins again on a spare, and a child that loads takes a core from all that leads there: the outcome
+        written, the job claimed, the spare woken. So while there is a child for every job that may run, it waits a moment.
+        """
         if unfit:
             self._publish(Recycled(queue=self._queue, pid=child.pid, reason=unfit))
         self._busy.discard(child)
@@ -169,12 +178,15 @@ class Pool:
             self._dying.add(child)
             child.exited.add_done_callback(lambda _: self._dying.discard(child))
         child.kill("discarded")
-        self.refill()
+        if self.ready + self.busy < self._settings.concurrency:
+            self.refill()
+        elif self._owed is None:
+            self._owed = self._loop.call_later(HAND_ON_S, self.refill)
 
     async def close(self) -> None:
         """Say goodbye to all; whoever does not leave in time goes with the launcher."""
         self._closing = True
-        for timer in (self._retry, self._look):
+        for timer in (self._retry, self._look, self._owed):
             if timer is not None:
                 timer.cancel()
         for task in self._starting:
