@@ -21,7 +21,7 @@ FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 300.0
 YOUNG_S = 1.0  # a child that dies idle before this age did not really load
 BYE_WAIT_S = 5.0  # a child that was told goodbye has this long for its teardown
-HAND_ON_S = 0.02  # from a child's end until its job has begun on a spare, on a machine that has other things to do
+HAND_ON_S = 0.02  # within this time a job whose child died has nearly always begun again on a spare
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Pool:
         self._retiring: set[ChildProcess] = set()  # their replacements are on the way; until then they may be needed
         self._retry: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
-        self._owed: asyncio.TimerHandle | None = None  # ends the wait with a replacement
+        self._owed: asyncio.TimerHandle | None = None  # runs while a replacement waits to be asked for
         self._closing = False
         self._loop = asyncio.get_running_loop()  # the live view asks from a thread of its own
         self.breaker = Breaker()
@@ -165,10 +165,10 @@ class Pool:
         return True
 
     def discard(self, child: ChildProcess, unfit: str = "") -> None:
-        """The child cannot be trusted to leave by itself: kill it, and start another.
+        """The child cannot be trusted to leave by itself: kill it, and start another, not at once if a spare is there.
 
-        Its job begins again on a spare, and a child that loads takes a core from all that leads there: the outcome
-        written, the job claimed, the spare woken. So while there is a child for every job that may run, it waits a moment.
+        Its job begins again on the spare. A child that loads takes a core from all that leads there: outcome written,
+        job claimed, spare woken.
         """
         if unfit:
             self._publish(Recycled(queue=self._queue, pid=child.pid, reason=unfit))
@@ -178,7 +178,7 @@ class Pool:
             self._dying.add(child)
             child.exited.add_done_callback(lambda _: self._dying.discard(child))
         child.kill("discarded")
-        if self.ready + self.busy < self._settings.concurrency:
+        if self.ready + self.busy < self._settings.concurrency:  # a job may lack it
             self.refill()
         elif self._owed is None:
             self._owed = self._loop.call_later(HAND_ON_S, self.refill)
