@@ -61,6 +61,7 @@ class Kind(IntEnum):
     LOG = 73
     ADD = 74  # add a job on the handler's behalf
     ASK = 75  # what of my children?
+    BEGUN = 76  # the job that lay in my mailbox begins; the nonce is its
 
 
 FINAL = frozenset({Kind.DONE, Kind.RAISED, Kind.POSTPONED, Kind.UNKNOWN, Kind.OVERSIZE})

@@ -70,6 +70,10 @@ def judge(evidence: Evidence) -> Outcome:
         return TimedOut(stop.limit_s, death)
     if (stop is not None and stop.kind == "drain") or evidence.unseen:
         return Interrupted(death)
+    if stop is None and evidence.killed_by:  # it followed a job that broke the rules, and ends with their child
+        return Interrupted(
+            msgspec.structs.replace(death, detail=f"its child was ended ({evidence.killed_by}) for the job before it")
+        )
     if not evidence.begun:  # what its child died of came before it; counted, since it may be its own size after all
         return Interrupted(
             msgspec.structs.replace(death, detail=f"its child ended before it read the job: {death.detail}")

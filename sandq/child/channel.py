@@ -7,6 +7,8 @@ frame, though: half a frame cannot be taken back, so a stop that arrives while t
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import socket
 from collections import deque
@@ -16,6 +18,7 @@ from sandq.errors import SoftTimeout
 from sandq.protocol import Decoder, Frame, Kind, encode
 
 _CHUNK = 1 << 16  # a buffer of more would be mapped and unmapped for every frame
+FILES_FROM = 200  # our own files have this number or the next free above: out of the way of code that counts from 3
 _MAX_BODY = 1 << 30  # the supervisor is trusted; its own limits were applied before
 
 
@@ -26,6 +29,9 @@ class Channel:
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(True)
         self._decoder = Decoder(from_child=False, max_body=_MAX_BODY)
+        self._mailbox: socket.socket | None = None  # comes with the first frame, if at all
+        self._notes = Decoder(from_child=False, max_body=_MAX_BODY)
+        self._heard = False
         self._frames: deque[Frame] = deque()
         self._busy = False
         self._interruptible = False
@@ -44,9 +50,13 @@ class Channel:
 
     def send(self, frame: Frame) -> None:
         """Send the whole frame; blocks while the supervisor does not read, which slows only this job."""
+        self.send_all(frame)
+
+    def send_all(self, *frames: Frame) -> None:
+        """Send frames as one."""
         self._busy = True
         try:
-            self._socket.sendall(encode(frame))
+            self._socket.sendall(b"".join(map(encode, frames)))
         finally:
             self._busy = False
         self._raise_if_stopped()
@@ -61,13 +71,35 @@ class Channel:
                 self._note_stop(frame)
             self._busy = True
             try:
-                data = self._socket.recv(_CHUNK)
+                data = self._socket.recv(_CHUNK) if self._heard else self._first_words()
                 if not data:
                     raise EOFError("the supervisor closed the channel")
                 self._frames.extend(self._decoder.feed(data))
             finally:
                 self._busy = False
             self._raise_if_stopped()
+
+    @property
+    def has_mailbox(self) -> bool:
+        """Whether a job may follow another without being asked for."""
+        return self._mailbox is not None
+
+    def take(self) -> Frame | None:
+        """The job in the mailbox, if one is there. Whoever takes it tells the supervisor that it begins."""
+        try:
+            note = self._mailbox.recv(_CHUNK) if self._mailbox is not None else b""
+        except OSError:  # empty; or closed, by a handler that closes all it finds
+            return None
+        frames = self._notes.feed(note)
+        return frames[0] if frames else None
+
+    def _first_words(self) -> bytes:
+        data, files, _, _ = socket.recv_fds(self._socket, _CHUNK, 1)
+        self._heard = True
+        for fd in files:
+            self._mailbox = socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FILES_FROM))
+            os.close(fd)
+        return data
 
     def open_job(self, nonce: int) -> None:
         """From here on a stop for this attempt is raised in the handler."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
+import termios
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,6 +19,9 @@ from sandq.child.limits import limit_cpu
 from sandq.child.resolve import Handler, Processor, resolve
 from sandq.errors import ProcessorError, SoftTimeout, UnrecoverableError
 from sandq.protocol import Frame, Kind
+
+_HARMLESS = (Kind.DONE, Kind.RAISED)  # after other ends the supervisor has to decide before another job begins
+_NONE = bytes(4)
 
 
 def serve(channel: Channel, imported: Processor | None = None) -> None:
@@ -33,8 +38,10 @@ def serve(channel: Channel, imported: Processor | None = None) -> None:
         except EOFError:
             return
         if frame.kind is Kind.RUN and processor is not None and own is not None:
-            final = _run(channel, processor, frame, terms)
-            channel.send(_with_fitness(final, own.restore(terms["may_leave"])))
+            following: Frame | None = frame
+            while following is not None:
+                final = _run(channel, processor, following, terms)
+                following = _finish(channel, final, own.restore(terms["may_leave"]))
         elif frame.kind is Kind.LOAD:
             processor = load(channel, partial(_set_up, imported, frame))
             if processor is None:
@@ -133,9 +140,26 @@ def run_handler(channel: Channel, processor: Processor, frame: Frame, terms: Map
     return Frame(Kind.DONE, nonce, {}, body)
 
 
-def _with_fitness(final: Frame, unfit: str) -> Frame:
-    """What the job left behind travels with its outcome: no other job must meet it."""
-    return final._replace(head={**final.head, "unfit": unfit}) if unfit else final
+def _finish(channel: Channel, final: Frame, unfit: str) -> Frame | None:
+    """Say how the job ended, and which job begins now: the one in the mailbox, if there is one and it may begin."""
+    if unfit:  # what the job left behind travels with its outcome: no other job must meet it
+        channel.send(final._replace(head={**final.head, "unfit": unfit}))
+        return None
+    may_follow = channel.has_mailbox and final.kind in _HARMLESS and _all_is_read()
+    following = channel.take() if may_follow else None
+    if following is None:
+        channel.send(final)
+    else:
+        channel.send_all(final, Frame(Kind.BEGUN, following.nonce))
+    return following
+
+
+def _all_is_read() -> bool:
+    """Whether all output so far has been read: what is read after this moment can then only be the next job's."""
+    try:
+        return all(fcntl.ioctl(fd, termios.FIONREAD, _NONE) == _NONE for fd in (1, 2))
+    except OSError:  # not the pipes that we were given
+        return False
 
 
 def _attempt(channel: Channel, handler: Handler, job: JobContext) -> Any:

@@ -1,7 +1,8 @@
 """Jobs claimed ahead, one per busy child, so that a child which ends a short job begins the next one at once.
 
-Worth it only for short jobs, and safe only for them: a job that is held here is one that no other supervisor can run.
-So none is held unless jobs of this queue have been short lately, and one that waits for long goes back as it was.
+Each is placed with a child where it can be (see `mailbox`), and waits here for one where it cannot. Worth it only for
+short jobs, and safe only for them: a job that is held here is one that no other supervisor can run. So none is held
+unless jobs of this queue have been short lately, and one that waits for long goes back as it was.
 """
 
 from __future__ import annotations
@@ -11,18 +12,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from sandq.clock import boottime
-from sandq.config import QueueSettings
 from sandq.supervisor.assignment import Assignment
+from sandq.supervisor.process import ChildProcess
 
 SHORT_S = 0.05  # jobs that run shorter than this on average are claimed ahead; far below lock/10, of at least 1 s
 HOLD_S = 0.25  # a long job has appeared: what waits behind it goes back
-MANY_JOBS = 100  # of one child
 _WEIGHT = 0.2  # of the newest run in the running mean
-
-
-def may_claim_ahead(settings: QueueSettings) -> bool:
-    """Whether it can pay: not under a limiter, and not where a child is soon gone that the job was meant for."""
-    return settings.limiter_max is None and (settings.recycle_after or MANY_JOBS) >= MANY_JOBS
 
 
 class Ahead:
@@ -31,6 +26,7 @@ class Ahead:
     def __init__(self, put_back: Callable[[Assignment], None]) -> None:
         self._put_back = put_back
         self._held: deque[tuple[float, Assignment]] = deque()
+        self._places: dict[ChildProcess, None] = {}  # with these a job may be placed, the first to begin first
         self._mean_s = 1.0  # until short jobs have proven themselves
         self._call_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -58,25 +54,69 @@ class Ahead:
     def hold(self, assignment: Assignment) -> None:
         """Keep it until a child is free, but not for long."""
         self._held.append((boottime(), assignment))
+        self._place(assignment)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._look)
 
     def next(self) -> Assignment | None:
-        """The one that has waited longest."""
-        return self._held.popleft()[1] if self._held else None
+        """The one that has waited longest and was placed with no child, else one that a child has not taken yet."""
+        for _, assignment in self._held:
+            if not assignment.placed and not assignment.has_begun:
+                return self._let_go(assignment)
+        for _, assignment in self._held:
+            if _is_ours(assignment):
+                return self._let_go(assignment)
+        return None
+
+    def begins(self, child: ChildProcess) -> None:
+        """A job begins on it: one may be placed behind it."""
+        child.accept()
+        self._places[child] = None
+        for _, assignment in self._held:
+            if not assignment.placed and not assignment.has_begun:
+                self._place(assignment)
+                return
+
+    def ends(self, child: ChildProcess) -> Assignment | None:
+        """A job has ended on it: the one that it has gone on to, if it has."""
+        self._places.pop(child, None)
+        for _, assignment in self._held:
+            if assignment.child is child and not _is_ours(assignment):
+                return self._let_go(assignment)
+        return None
 
     def empty(self) -> None:
-        """Put all of them back, the newest first: each goes to the front of its queue."""
-        while self._held:
-            self._put_back(self._held.pop()[1])
+        """Put all of them back that have not begun, the newest first: each goes to the front of its queue."""
+        for _, assignment in reversed(tuple(self._held)):
+            if _is_ours(assignment):
+                self._put_back(self._let_go(assignment))
+
+    def _place(self, assignment: Assignment) -> None:
+        for child in tuple(self._places):
+            if child.accepts:
+                if assignment.place(child):
+                    del self._places[child]
+                return
+            del self._places[child]
+
+    def _let_go(self, assignment: Assignment) -> Assignment:
+        self._held = deque(held for held in self._held if held[1] is not assignment)
+        return assignment
 
     def _look(self) -> None:
         self._timer = None
         if not self._held:
             return
         waited_s = boottime() - self._held[0][0]
-        if waited_s >= HOLD_S:
-            self._mean_s = max(self._mean_s, 1.0)
-            self.empty()
-        else:
+        if waited_s < HOLD_S:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S - waited_s, self._look)
+            return
+        self._mean_s = max(self._mean_s, 1.0)
+        self.empty()
+
+
+def _is_ours(assignment: Assignment) -> bool:
+    """Whether it has not begun, and will not unless we begin it."""
+    if assignment.placed and assignment.child is not None:
+        return assignment.child.recall()
+    return not assignment.has_begun

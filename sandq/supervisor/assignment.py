@@ -78,13 +78,19 @@ class Assignment:
         self._means = means
         self._settler = settler
         self._oversize = claimed.oversize
+        self.nonce = 0
+        self.placed = False  # with its child, behind another job; it begins when the child says so
+        self.has_begun = False
         self._attempt: Attempt | None = None
+        self._relay: Relay | None = None
         self._stop: Stop | None = None  # came before the attempt
         self._recording: Recording | None = None
         means.heartbeat.hold(means.keys, self.claim.job.id, self.claim.token, sent_at, self._lock_lost())
 
     def stop(self, stop: Stop) -> None:
         """Ask the attempt to end; one that has not begun will not."""
+        if self.placed and self.child is not None:
+            self.child.recall()
         if self._attempt is not None:
             self._attempt.stop(stop)
         else:
@@ -97,21 +103,13 @@ class Assignment:
 
     async def run(self, child: ChildProcess) -> Outcome:
         """The outcome of this claim on that child; its lock is held and renewed until `settle` or `restore`."""
-        job, means = self.claim.job, self._means
-        self.child, self.started_at = child, boottime()
-        # Before anything that may end this iteration without a run: the schedule goes on whatever becomes of it.
-        if job.scheduler_id is not None and not await self._keep_schedule():
-            return LockLost("the next iteration of its scheduler could not be added")
-        if self._stop is not None and self._stop.kind == "cancel":
-            return Cancelled(self._stop.text)
-        if job.deferred_failure is not None:
-            return Deferred(job.deferred_failure)
-        if self._oversize is not None:
-            return TooLarge("data", self._oversize, means.settings.max_data)
-        if not means.heartbeat.begin(self.claim.token, child.number):
-            # The lease counts from when the claim was sent, the lock from when Redis ran it: it may well be ours, and
-            # then the job goes back at once. Only its token, proven by the settlement, can tell.
-            return InitFailed("its lease had passed before it could begin")
+        means = self._means
+        if self._attempt is None:
+            self.child, self.started_at = child, boottime()
+            instead = await self._instead(child)
+            if instead is not None:
+                return instead
+        self.placed = False
         self.fit = False  # until it has answered and nothing is on its way to end it
         try:
             evidence, doomed = await self._run(child)
@@ -127,6 +125,41 @@ class Assignment:
         if self.fit:  # else it may still be running and is being killed: the lease stays until it is dead
             means.heartbeat.release(self.claim.token)
         return outcome
+
+    def place(self, child: ChildProcess) -> bool:
+        """Leave the job where the child finds it when its present one is over; False when it has to wait until then."""
+        job, means = self.claim.job, self._means
+        owes = job.scheduler_id is not None or job.deferred_failure is not None or self._oversize is not None
+        if owes or self._stop is not None or not means.heartbeat.begin(self.claim.token, child.number):
+            return False
+        attempt = self._prepare(child)
+        with contextlib.suppress(ProtocolError):  # as for any job, when it is its turn
+            self.placed = attempt.place(self)
+        if self.placed:
+            self.child = child
+        else:
+            self._unprepare()
+        return self.placed
+
+    def taken(self) -> None:
+        """The child has it; what the child writes from now on is this job's."""
+        if self.child is not None and self._recording is None:
+            self._recording = recording = self._record(self.child)
+            self.child.output.follow(recording.feed)
+
+    def begun(self) -> None:
+        """The child says that it begins."""
+        self.placed, self.has_begun, self.started_at = False, True, boottime()
+        if self._attempt is not None:
+            self._attempt.begun()
+            self._tell_start()
+            self.taken()
+
+    def returned(self) -> None:
+        """It is ours again, unless we wait for its end already: then that child's death is its end, too."""
+        if self.placed:
+            self.placed = False
+            self._unprepare()
 
     async def settle(self, outcome: Outcome) -> str:
         """Decide and write, holding the lock until Redis has answered; its word."""
@@ -160,24 +193,75 @@ class Assignment:
                 return
             await asyncio.sleep(means.lease.fence_after_s)  # the lock we lost sight of has to run out first
 
-    async def _run(self, child: ChildProcess) -> tuple[Evidence, bool]:
+    async def _instead(self, child: ChildProcess) -> Outcome | None:
+        """What becomes of the job without a run; None when the child is to have it now."""
         job, means = self.claim.job, self._means
+        # Before anything that may end this iteration without a run: the schedule goes on whatever becomes of it.
+        if job.scheduler_id is not None and not await self._keep_schedule():
+            return LockLost("the next iteration of its scheduler could not be added")
+        if self._stop is not None and self._stop.kind == "cancel":
+            return Cancelled(self._stop.text)
+        if job.deferred_failure is not None:
+            return Deferred(job.deferred_failure)
+        if self._oversize is not None:
+            return TooLarge("data", self._oversize, means.settings.max_data)
+        if not means.heartbeat.begin(self.claim.token, child.number):
+            # The lease counts from when the claim was sent, the lock from when Redis ran it: it may well be ours, and
+            # then the job goes back at once. Only its token, proven by the settlement, can tell.
+            return InitFailed("its lease had passed before it could begin")
+        return None
+
+    def _prepare(self, child: ChildProcess) -> Attempt:
+        job, means = self.claim.job, self._means
+        self.nonce = means.rng.getrandbits(64)
         relay = Relay(means.store, means.keys, self.claim, child, means.settings, self._hear, self._broken)
-        nonce, signed = means.rng.getrandbits(64), means.supervisor_id
-        self._attempt = attempt = Attempt(job, nonce, child, means.settings, relay.push, signed, means.oom)
-        attempt.begin()
-        number = job.attempts_made + 1
-        means.publish(Started(queue=means.keys.queue, job_id=job.id, name=job.name, attempt=number, pid=child.pid))
-        recording = self._recording = Recording(self._emit, self._open_file(child, number))
-        child.output.hear(recording.feed, sure=True)  # between jobs the loop has had the time
+        attempt = Attempt(job, self.nonce, child, means.settings, relay.push, means.supervisor_id, means.oom)
+        self._relay, self._attempt = relay, attempt
+        return attempt
+
+    def _unprepare(self) -> None:
+        self._means.heartbeat.release(self.claim.token)
+        if self._recording is not None:
+            self._recording.end()
+        self._relay = self._attempt = self._recording = self.child = None
+
+    async def _run(self, child: ChildProcess) -> tuple[Evidence, bool]:
+        attempt = self._attempt
+        if attempt is None:
+            attempt = self._prepare(child)
+            attempt.begin()
+            self._tell_start()
+            self._recording = self._record(child)
+            child.output.hear(self._recording.feed, sure=True)  # between jobs the loop has had the time
         try:
             evidence = await attempt.end()
         finally:
-            # The loop saw socket and pipes at one moment, after the last frame and all output before it were written.
-            child.output.hear(None, sure=child.spoke_once and child.alive)
-            recording.end()
-        await relay.flush(means.lease.lock_s)
+            self._end_recording(child)
+        if self._relay is not None:
+            await self._relay.flush(self._means.lease.lock_s)
         return evidence, attempt.doomed
+
+    def _tell_start(self) -> None:
+        job, child, means = self.claim.job, self.child, self._means
+        if child is not None:
+            number, queue = job.attempts_made + 1, means.keys.queue
+            means.publish(Started(queue=queue, job_id=job.id, name=job.name, attempt=number, pid=child.pid))
+
+    def _record(self, child: ChildProcess) -> Recording:
+        return Recording(self._emit, self._open_file(child, self.claim.job.attempts_made + 1))
+
+    def _end_recording(self, child: ChildProcess) -> None:
+        """Whatever the child wrote until now is this job's, unless the next one has begun in it."""
+        recording = self._recording
+        if recording is None:
+            return
+        # The loop saw socket and pipes at one moment, after the last frame and all output before it were written.
+        sure = child.spoke_once and child.alive
+        if not sure:
+            child.output.on_output()
+        if child.output.hears(recording.feed):
+            child.output.hear(None, sure=sure)
+        recording.end()
 
     def _open_file(self, child: ChildProcess, number: int) -> JobFile | None:
         folder, job = self._means.settings.output_dir, self.claim.job

@@ -14,7 +14,8 @@ from sandq.clock import boottime
 from sandq.config import QueueSettings
 from sandq.job import Job
 from sandq.outcome import Cause, Death
-from sandq.protocol import FINAL, MAX_LOG_LINE, Frame, Kind
+from sandq.protocol import FINAL, MAX_LOG_LINE, Frame, Kind, encode
+from sandq.supervisor.mailbox import Follower
 from sandq.supervisor.oom import Watch
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.units import show_duration
@@ -42,6 +43,7 @@ class Attempt:
     started_at: float = 0.0
     doomed: bool = False  # the child was sent a signal that ends it, even if it still answered
     _heard: bool = False  # it said something about this attempt: it has begun
+    _placed: bool = False  # in the mailbox: it has begun when the child says so, and not before
     _stop: Stop | None = None
     _ladder: asyncio.Task[None] | None = None
     _ended: asyncio.Future[Frame | Exit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -51,17 +53,28 @@ class Attempt:
         child = self.child
         self.started_at = boottime()
         child.send(run_frame(self.job, self.nonce))
-        child.on_frame = self._receive
-        child.on_broken = self._broken
-        child.exited.add_done_callback(self._exited)
-        child.jobs += 1
+        child.runs(self._receive, self._broken)
         child.output.forget()
         child.resume_reading()
+        self.oom.look(self.started_at)
+
+    def place(self, follower: Follower) -> bool:
+        """Leave the job where the child finds it when its present one is over; False when it cannot be left there."""
+        self._placed = self.child.place(encode(run_frame(self.job, self.nonce)), follower)
+        return self._placed
+
+    def begun(self) -> None:
+        """The child found the job, and says that it begins now."""
+        self.started_at = boottime()
+        self._heard = True
+        self.child.runs(self._receive, self._broken)
         self.oom.look(self.started_at)
 
     async def end(self) -> Evidence:
         """Wait for its end: a final frame or the death of the child, whichever is first."""
         child, clock = self.child, self._start_clock()
+        child.jobs += 1
+        child.exited.add_done_callback(self._exited)
         try:
             end = await self._ended
         finally:
@@ -74,7 +87,7 @@ class Attempt:
 
     def stop(self, stop: Stop) -> None:
         """Have the attempt end: by the ladder, or at once where nothing may run on. The first reason stays."""
-        if self._ended.done():
+        if self._is_over():
             return
         straight = stop.kind in ("lock-lost", "memory", "protocol")
         if straight and (self._stop is None or self._stop.kind not in ("lock-lost", "memory", "protocol")):
@@ -86,8 +99,16 @@ class Attempt:
 
     def kill(self, stop: Stop) -> None:
         """Skip what is left of the ladder."""
+        if self._is_over():
+            return
         self._stop = self._stop or stop
         self._kill_child(stop)
+
+    def _is_over(self) -> bool:
+        """Whether nothing is left to stop. None follows a job that is stopped: what is meant for it would hit that."""
+        if not self._ended.done() and not self.child.recall():
+            self.child.listen()  # it has the next job, so how this one ended is on its way
+        return self._ended.done()
 
     def _kill_child(self, stop: Stop) -> None:
         self.doomed = True
@@ -139,6 +160,7 @@ class Attempt:
             return  # about an earlier attempt, or after the end of this one
         self._heard = True
         if frame.kind in FINAL:
+            self.child.between_jobs = True
             self._ended.set_result(frame)
         elif frame.kind in (Kind.READY, Kind.BROKEN):
             self._broken(f"it said {frame.kind.name} while a job was running")
@@ -172,7 +194,7 @@ class Attempt:
 
         Whatever else we send comes after that frame and could be what was left: only silence on both sides proves it.
         """
-        return self._heard or self._stop is not None or not self.child.left_unread
+        return self._heard or (not self._placed and (self._stop is not None or not self.child.left_unread))
 
     def _went_well(self, end: Frame | Exit) -> bool:
         """Nothing will have to be explained: making a certificate costs as much as all else for a short job."""

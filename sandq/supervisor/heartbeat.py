@@ -119,7 +119,7 @@ class Heartbeat:
         return True
 
     def release(self, token: str) -> None:
-        """The handler has ended and its outcome is being written: renew the lock, but let its child be.
+        """The handler has ended and its outcome is being written, or did not begin: renew the lock, let its child be.
 
         The settlement deletes the lock, and a renewal that comes just after it says "lost" of a job that is done. Its
         child may be running the next one by then.
@@ -183,7 +183,11 @@ class Heartbeat:
     def _write_leases(self, now: float) -> None:
         """All leases in one packet, when one changed or a pulse is due: the launcher fences by the older of both."""
         with self._guard:
-            leases = {str(held.child): int(held.deadline * 1e9) for held in self._held.values() if not held.idle}
+            leases: dict[str, int] = {}
+            for held in self._held.values():
+                if not held.idle:  # a child may have two jobs, one of them in its mailbox: it has to end with either's
+                    child, deadline = str(held.child), int(held.deadline * 1e9)
+                    leases[child] = min(deadline, leases.get(child, deadline))
             if self._socket is None or (leases == self._leases and now < self._pulsed_at + self._lease.fence_after_s):
                 return
             packet = json.dumps({"pulse": boottime_ns(), "leases": leases}).encode()

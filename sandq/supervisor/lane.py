@@ -14,11 +14,12 @@ from sandq.outcome import Completed, InitFailed, LockLost, Outcome, Postponed
 from sandq.store import work
 from sandq.store.connections import Marker
 from sandq.supervisor import memory
-from sandq.supervisor.ahead import Ahead, may_claim_ahead
+from sandq.supervisor.ahead import Ahead
 from sandq.supervisor.assignment import Assignment, Means
 from sandq.supervisor.facts import Recovered, StoreTrouble
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.process import ChildProcess
+from sandq.supervisor.recycle import may_claim_ahead
 from sandq.supervisor.settler import Settler
 from sandq.verdict import Stop
 
@@ -78,7 +79,8 @@ class Lane:
                 await asyncio.wait([writing])
                 continue
             while self._ahead.held and (child := self._borrow_one()) is not None:
-                self._release(child)
+                if not self._release(child):
+                    break
             children = self._borrow()
             if not children:
                 self._note_broken()
@@ -220,15 +222,18 @@ class Lane:
         if task is self._serving:
             self._on_end(why)
 
-    async def _work(self, assignment: Assignment, child: ChildProcess) -> None:
-        """Run, decide, settle. The child goes on to its next job while this one's outcome is being written."""
+    async def _work(self, assignment: Assignment, child: ChildProcess, *, follows: bool = False) -> None:
+        """Run, decide, settle. The child goes on to its next job while this one's outcome is being written.
+
+        `follows`: the child has found this one in its mailbox and begun it already.
+        """
         token = assignment.claim.token
         self.running[token] = assignment
         held: ChildProcess | None = child
         try:
-            self.pool.begins(child)
+            self._enter(child)
             # A claim that came while we stopped, or while its child died, goes back as it was.
-            begins = self._accepting and child.alive
+            begins = follows or (self._accepting and child.alive)
             outcome: Outcome = NOT_BEGUN
             if begins:
                 outcome = await assignment.run(child)
@@ -241,6 +246,7 @@ class Lane:
                 await self._finish(assignment, outcome)
         except BaseException:
             if held is not None:
+                self._ahead.ends(held)
                 self.pool.discard(held)
             self._means.heartbeat.drop(token)
             self.running.pop(token, None)
@@ -270,20 +276,29 @@ class Lane:
         if self._burst and not self.running:
             await self._look_for_the_end(None)
 
-    def _release(self, child: ChildProcess) -> None:
+    def _enter(self, child: ChildProcess) -> None:
+        self.pool.begins(child)
+        if self._accepting and not self._limiting and self.pool.keeps(child):
+            self._ahead.begins(child)
+
+    def _release(self, child: ChildProcess) -> bool:
         """The child has nothing to do: it begins the job that waits for one, if there is any."""
         assignment = self._ahead.next() if self._accepting else None
         if assignment is not None:
             self._begin(self._work(assignment, child))
         else:
             self.pool.put_back(child)
+        return assignment is not None
 
     def _put_back(self, assignment: Assignment) -> None:
         """A job held for a child that did not come free goes back as it was."""
         self._begin(self._finish(assignment, NOT_BEGUN))
 
     async def _successor(self, assignment: Assignment, child: ChildProcess, outcome: Outcome) -> ChildProcess | None:
-        """The child for the next job: the same one if it is fit, else a warm spare."""
+        """The child for the next job: the same one if it is fit, else a warm spare; None when it went on by itself."""
+        following = self._ahead.ends(child)
+        if following is not None:
+            self._begin(self._work(following, child, follows=True))
         spent = not assignment.fit or not child.alive
         may_run_on = assignment.unfit and not isinstance(outcome, Completed)
         if spent or may_run_on:
@@ -291,6 +306,8 @@ class Lane:
             # The lock is held meanwhile; a child that the kernel cannot end keeps it.
             self.pool.discard(child, assignment.unfit)
             await child.exited
+        elif following is not None:
+            return None
         elif not self.pool.recycles(child, assignment.unfit):
             return child
         return self._borrow_one()

@@ -22,6 +22,7 @@ class Pipes:
 
     def __init__(self, stdout: int, stderr: int) -> None:
         self.between_jobs: Feed = lambda _stream, _data: None
+        self.on_output: Callable[[], None] = lambda: None  # before anything is read; may call `follow`
         self._listener: Feed | None = None
         self._loop = asyncio.get_running_loop()
         self._fds = {"stdout": stdout, "stderr": stderr}
@@ -58,11 +59,18 @@ class Pipes:
         if not sure or self._behind or self._rest is not None:
             self._drain()
         self._listener = listener
-        if listener is not None:  # a job does not wait for what the one before it wrote
-            self._bucket = Bucket(self._rate)
-            if self._rest is not None:
-                self._rest.cancel()
-                self._rested()
+        if listener is not None:
+            self._read_anew()
+
+    def follow(self, listener: Feed) -> None:
+        """The next job has begun by itself. All that was written before it had been read: see the child's loop."""
+        self._stderr.clear()
+        self._listener = listener
+        self._read_anew()
+
+    def hears(self, listener: Feed) -> bool:
+        """Whether what is written goes to this listener."""
+        return self._listener == listener
 
     def finish(self) -> None:
         """The child is dead: read what it left in the pipes, and nothing after that."""
@@ -84,12 +92,20 @@ class Pipes:
 
     def _on_readable(self, stream: str) -> None:
         """One chunk per turn of the loop, and a rest when that was too much."""
+        self.on_output()
         self._read(stream)
         wait_s = self._bucket.take(0, boottime())
         if wait_s > 0 and self._rest is None:
             for fd in self._open.values():
                 self._loop.remove_reader(fd)
             self._rest = self._loop.call_later(wait_s, self._rested)
+
+    def _read_anew(self) -> None:
+        """A job does not wait for what the one before it wrote."""
+        self._bucket = Bucket(self._rate)
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rested()
 
     def _rested(self) -> None:
         self._rest = None

@@ -14,7 +14,7 @@ from sandq.supervisor.facts import ChildDied, ChildReady, Listener, ProcessorBro
 from sandq.supervisor.fleet import Fleet, SpawnFailed
 from sandq.supervisor.process import ChildProcess, Exit
 from sandq.supervisor.processor import Processor
-from sandq.supervisor.recycle import Service, due, looks_every_s, recycles, rss_of
+from sandq.supervisor.recycle import Service, due, looks_every_s, may_claim_ahead, recycles, rss_of
 from sandq.supervisor.source import answer_to_load, source_of, why_broken
 
 FIRST_BACKOFF_S = 1.0
@@ -59,6 +59,8 @@ class Pool:
         self._settings = settings
         self._source = source_of(queue, processor, settings, fleet, publish)
         self._recycling = recycles(settings)
+        # What a child kept of memory is known only when its job is over, and then another must not have begun in it.
+        self._mailboxes = may_claim_ahead(settings) and settings.soft_memory is None
         self._publish = publish
         self._on_change = on_change
         self._ready: deque[ChildProcess] = deque()
@@ -153,6 +155,10 @@ class Pool:
             self._retiring.add(child)
             self.refill()
 
+    def keeps(self, child: ChildProcess) -> bool:
+        """Whether it will run another job after the one that it has begun."""
+        return child not in self._retiring
+
     def recycles(self, child: ChildProcess, unfit: str = "") -> bool:
         """Whether the child, whose job has ended, runs no other; then it leaves and its replacement is on the way."""
         rss = rss_of(child.worker) if self._settings.soft_memory is not None else 0
@@ -208,6 +214,8 @@ class Pool:
         child.exited.add_done_callback(lambda exit_: self._died(child, exit_.result()))
         child.allow_body(max(self._settings.max_result, self._settings.max_data))
         try:
+            if self._mailboxes:
+                child.open_mailbox()
             reply = await answer_to_load(child, self._processor.load_frame(self._settings))
         except asyncio.CancelledError:
             child.kill("cancelled")

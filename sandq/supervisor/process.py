@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from sandq.clock import boottime
 from sandq.errors import ProtocolError
-from sandq.protocol import Decoder, Frame, encode
+from sandq.protocol import Decoder, Frame, Kind, encode
+from sandq.supervisor.mailbox import MAX_NOTE, Follower, Mailbox
 from sandq.supervisor.pipes import Pipes
 
 REAPED_WAIT_S = 1.0  # after death, the launcher's report (status, rusage) is waited for this long
@@ -84,11 +85,17 @@ class ChildProcess:
         self._worker_fd: int | None = fds[3]
         self._decoder = Decoder(from_child=True, max_body=1 << 20)
         self._unsent = bytearray()
+        self._passed: list[int] = []  # files that go with the next bytes
         self._exit: Exit | None = None
         self._dead = False
-        self.spoke_once = False  # the last read brought one frame and nothing else
+        self.spoke_once = False  # the last read brought what was sent at once, and nothing else
+        self.between_jobs = True  # it has said how its last job ended
+        self._mailbox: Mailbox | None = None
+        self._follower: Follower | None = None  # whose job lies in the mailbox, or was taken from it just now
+        self.accepts = False  # another job may be placed behind the one that runs
         self.left_unread = False  # it ended, or closed its channel, without having read all that we sent
         self._reader_on = False
+        self._telling = False  # frames that were read are being passed on
         self.resume_reading()
         self._loop.add_reader(self._pidfd, self._on_death)
 
@@ -104,6 +111,12 @@ class ChildProcess:
         """Take frames with bodies up to this size from now on; a larger claim breaks the protocol."""
         self._decoder.max_body = size
 
+    def open_mailbox(self) -> None:
+        """Give it a mailbox, with the next frame that is sent; without a file left it has none."""
+        with contextlib.suppress(OSError):
+            self._mailbox = Mailbox()
+            self._passed = [self._mailbox.theirs.fileno()]
+
     def send(self, frame: Frame) -> None:
         """Send a frame; what the socket does not take now follows as it drains. A dead child is not an error here."""
         if self._dead:
@@ -112,7 +125,7 @@ class ChildProcess:
         data = encode(frame)
         if not self._unsent:
             try:
-                data = data[self._socket.send(data) :]
+                data = data[self._send(data) :]
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:  # it closed its end; its death or our reader tells
@@ -122,6 +135,71 @@ class ChildProcess:
             if not self._unsent:
                 self._loop.add_writer(self._socket, self._on_writable)
             self._unsent += data
+
+    def _send(self, data: bytes) -> int:
+        if not self._passed:
+            return self._socket.send(data)
+        sent = socket.send_fds(self._socket, [data], self._passed)
+        self._passed = []
+        return sent
+
+    # -- the job after this one ----------------------------------------------------------------------------------------
+
+    def runs(self, on_frame: Callable[[Frame], None], on_broken: Callable[[str], None]) -> None:
+        """A job begins: its attempt hears what the child says."""
+        self.on_frame, self.on_broken = on_frame, on_broken
+        self.between_jobs = False
+
+    def accept(self) -> None:
+        """A job may be placed behind the one that begins now, if there is a mailbox."""
+        self.accepts = self._mailbox is not None
+
+    def place(self, note: bytes, follower: Follower) -> bool:
+        """Leave a job where the child finds it when the one that runs is over; False when there is no place for it."""
+        if not self.accepts or self._dead or self._mailbox is None:
+            return False
+        if len(note) > MAX_NOTE or not self._mailbox.put(note):
+            return False
+        self._follower, self.accepts = follower, False
+        self.output.on_output = self._on_output
+        return True
+
+    def recall(self) -> bool:
+        """Have nothing follow the job that runs. False: the child has taken what was placed, so that job is over."""
+        self.accepts = False
+        if self._follower is None or self._mailbox is None:
+            return True
+        if self._dead or not self._mailbox.take_back():
+            return False
+        self._give_back()
+        return True
+
+    def listen(self) -> None:
+        """Hear now what it has said."""
+        if self._reader_on and not self._telling:
+            self._read_frames()
+
+    def _on_output(self) -> None:
+        """It has written something: the running job, unless that is over and the next has begun."""
+        if self._follower is not None and not self.recall():
+            self._follower.taken()
+
+    def _give_back(self) -> None:
+        follower, self._follower = self._follower, None
+        self.output.on_output = lambda: None
+        if follower is not None:
+            follower.returned()
+
+    def _follow(self, nonce: int) -> None:
+        follower = self._follower
+        if follower is None or nonce != follower.nonce or not self.between_jobs:
+            self.on_broken("it began a job that was not its turn")
+            return
+        self._follower = None
+        self.output.on_output = lambda: None
+        follower.begun()
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def find_worker(self) -> None:
         """A wrapper stands between us and the child, in a pid namespace perhaps: the kernel names who speaks to us."""
@@ -190,9 +268,14 @@ class ChildProcess:
             self.pause_reading()
             self.on_broken(str(error))
             return False
-        self.spoke_once = len(frames) == 1
+        self.spoke_once = len(frames) == 1 or (len(frames) == 2 and frames[1].kind is Kind.BEGUN)
+        self._telling = True
         for frame in frames:
-            self.on_frame(frame)
+            if frame.kind is Kind.BEGUN:
+                self._follow(frame.nonce)
+            else:
+                self.on_frame(frame)
+        self._telling = False
         return True
 
     def _first_words(self) -> bytes:
@@ -235,6 +318,7 @@ class ChildProcess:
             if not self._read_frames():
                 break
         self.output.finish()
+        self._give_back()  # it has not said that it began
         if self._exit is not None:
             self._conclude()
         else:
@@ -248,5 +332,7 @@ class ChildProcess:
         os.close(self._pidfd)
         self.output.close()
         self._socket.close()
+        if self._mailbox is not None:
+            self._mailbox.close()
         self._forget(self.number)
         self.exited.set_result(self._exit or Exit(None))

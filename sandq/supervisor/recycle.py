@@ -8,6 +8,7 @@ from pathlib import Path
 from sandq.config import QueueSettings
 from sandq.units import show_duration, show_size
 
+MANY_JOBS = 100  # of one child
 _PAGE = 4096
 
 
@@ -42,6 +43,11 @@ def recycles(settings: QueueSettings) -> bool:
     """Whether a child can become due by anything but what a job leaves in it."""
     bounds = (settings.recycle_after, settings.soft_memory, settings.recycle_age_s, settings.recycle_idle_s)
     return any(bound is not None for bound in bounds)
+
+
+def may_claim_ahead(settings: QueueSettings) -> bool:
+    """Whether it can pay: not under a limiter, and not where a child is soon gone that the job was meant for."""
+    return settings.limiter_max is None and (settings.recycle_after or MANY_JOBS) >= MANY_JOBS
 
 
 def looks_every_s(settings: QueueSettings) -> float | None:
