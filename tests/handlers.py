@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -374,6 +375,23 @@ def stale_frames(job: Any) -> str:
     return "own"
 
 
+@handler("begins-another")
+def begins_another(job: Any) -> str:
+    """Says that another job has begun, in the middle of its own."""
+    from sandq.protocol import Frame, Kind, encode
+
+    for fd in _sockets():
+        os.write(fd, encode(Frame(Kind.BEGUN, job._nonce ^ 1)))
+    burn(FOREVER_S)
+    return "never"
+
+
+@handler("marks")
+def marks(job: Any) -> int:
+    Path(job.data["path"]).touch()
+    return os.getpid()
+
+
 def _answer(job: Any, result_json: bytes, *, other: int = 0) -> None:
     """Say that the job, or another, has ended with a result; as the child's own code would, but behind its back."""
     from sandq.protocol import Frame, Kind, encode
@@ -385,6 +403,9 @@ def _answer(job: Any, result_json: bytes, *, other: int = 0) -> None:
 
 
 def _sockets() -> list[int]:
-    """Every socket of this process: one of them is the channel."""
+    """Every stream socket of this process: one of them is the channel."""
     links = Path("/proc/self/fd")
-    return [int(entry.name) for entry in links.iterdir() if entry.is_symlink() and "socket:" in str(entry.readlink())]
+    fds = [int(entry.name) for entry in links.iterdir() if entry.is_symlink() and "socket:" in str(entry.readlink())]
+    with contextlib.ExitStack() as copies:
+        ends = {fd: copies.enter_context(socket.socket(fileno=os.dup(fd))) for fd in fds}
+        return [fd for fd, end in ends.items() if end.type is socket.SOCK_STREAM]

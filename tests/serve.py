@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings, SupervisorSettings
+from sandq.supervisor import ahead
 from sandq.supervisor.facts import Fact
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.lane import Lane
@@ -55,6 +56,8 @@ def mutate(name: str) -> None:
         case "no stalled check":
             target = Lane
             target._check_stalled = no_stalled_check
+        case "holds for long":  # for a test that has to see what waits
+            ahead.HOLD_S = 60.0
 
 
 def main() -> int:

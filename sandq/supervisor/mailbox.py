@@ -35,6 +35,7 @@ class Mailbox:
         self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
         self.theirs.setblocking(False)
+        self.theirs.shutdown(socket.SHUT_WR)  # nobody would read it
 
     def put(self, note: bytes) -> bool:
         """Leave a job's frame there; False when the kernel has no room for it."""

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from sandq.clock import boottime
 from sandq.config import Lease
 from sandq.store.keys import QueueKeys
@@ -60,3 +62,22 @@ def test_a_renewal_that_meets_a_lost_lock_ends_the_child_while_its_handler_runs(
     beats = Beats(lambda _heartbeat: None)
     assert any(beats.over)
     assert len(beats.told) == beats.heartbeat.locks_lost == 1
+
+
+def test_a_child_with_two_jobs_has_to_end_when_either_of_their_leases_does() -> None:
+    """One runs, one lies in its mailbox, and the launcher knows children, not jobs."""
+    now, lost = boottime(), frozenset[str]()
+    heartbeat = Heartbeat(Lease(10.0), lambda _keys, _held: lost, lambda _why: None)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    heartbeat.attach(ours)
+    for job_id, sent_at in (("1", now - 0.2), ("2", now - 0.4), ("3", now - 0.1)):
+        heartbeat.hold(KEYS, job_id, job_id, sent_at, lambda _why: None)
+        assert heartbeat.begin(job_id, CHILD)
+    heartbeat.start()
+    try:
+        theirs.settimeout(5)
+        packet: dict[str, Any] = json.loads(theirs.recv(1 << 16))
+        assert packet["leases"] == {str(CHILD): pytest.approx((now - 0.4 + Lease(10.0).kill_after_s) * 1e9, abs=1e6)}
+    finally:
+        heartbeat.stop()
+        theirs.close()

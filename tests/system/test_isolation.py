@@ -68,7 +68,7 @@ def test_neither_child_nor_launcher_carries_a_url_a_token_or_a_credential(
     assert {name for name in seen if name.startswith("fd ")} >= {"fd 0", "fd 1", "fd 2"}
     assert seen["fd 0"] == "/dev/null"
     others = [at for name, at in seen.items() if name.startswith("fd ") and int(name[3:]) > 2]
-    assert len([at for at in others if at.startswith("socket:")]) == 1, "its own channel, and no other socket"
+    assert len([at for at in others if at.startswith("socket:")]) == 2, "its own channel and mailbox, no other socket"
     assert not [at for at in others if not at.startswith("socket:") and not at.startswith("/proc/")]
 
 
