@@ -18,9 +18,12 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sandq.store.call import Arg
+from sandq.store.channel import Channel, take_over
 from sandq.store.urls import Target
 
 FAULTS = (RedisError, OSError, TimeoutError)  # whatever an exchange may raise
+
+_encode: Any = hiredis.pack_command
 
 _BLOCKING = {
     "redis": blocking.Connection,
@@ -50,8 +53,7 @@ class _AsyncConnection(Protocol):
 
 def pack(commands: Iterable[tuple[Arg, ...]]) -> bytes:
     """Commands as one piece of bytes to send."""
-    encode: Any = hiredis.pack_command
-    return b"".join(encode(command) for command in commands)
+    return b"".join(map(_encode, commands))
 
 
 def _arguments(target: Target, limit_s: float, client_name: str | None) -> dict[str, Any]:
@@ -139,70 +141,74 @@ class Link:
 
 
 class AsyncLink:
-    """`Link` for asyncio. Cancelling an exchange closes the connection: its reply may still be on the way."""
+    """`Link` for asyncio. Cancelling an exchange closes the connection while a reply may still be on the way."""
 
     def __init__(self, target: Target, limit_s: float, client_name: str | None = None) -> None:
         """`limit_s` bounds a whole exchange, connecting included, unless the exchange brings its own."""
         self._target, self._limit_s, self._client_name = target, limit_s, client_name
-        self._open: dict[str, _AsyncConnection] = {}
+        self._open: dict[str, Channel] = {}
+        self._made: dict[str, _AsyncConnection] = {}  # what each channel was taken from
         self.has_sent = self.has_met = False  # as for `Link`
-        self._running: tuple[str, asyncio.Timeout] | None = None
+        self._connecting: asyncio.Timeout | None = None
 
     async def exchange(self, packed: bytes, count: int, key: str, limit_s: float | None = None) -> list[Any]:
         """Send to the server that holds `key` and read `count` replies; an error reply is raised after the last."""
-        lane = self._target.lane(key)
+        deadline = asyncio.get_running_loop().time() + (limit_s or self._limit_s)
+        channel = self._open.get(self._target.lane(key))
         self.has_sent = False
+        if channel is None or not channel.is_open:
+            channel, deadline = await self._connect(key, deadline)
+        self.has_sent = self.has_met = True
         try:
-            async with asyncio.timeout(limit_s or self._limit_s) as timer:
-                self._running = lane, timer
-                try:
-                    replies, refusal = await self._send(packed, count, key, lane)
-                finally:
-                    self._running = None
-        except BaseException as error:
-            await self.drop(key)
-            if isinstance(error, TimeoutError):
-                raise RedisTimeoutError("no answer in time") from None
+            return await channel.ask(packed, count, deadline)
+        except BaseException:
+            if not channel.is_ready:  # it is after an error reply
+                await self.drop(key)
             raise
-        if refusal is not None:
-            raise refusal
-        return replies
 
     async def drop(self, key: str) -> None:
         """Close the connection for `key`; the next exchange finds its way anew."""
-        connection = self._open.pop(self._target.lane(key), None)
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        await self._shut(self._target.lane(key))
 
     async def close(self) -> None:
         """Close every connection; an exchange under way ends at once as if its time were up."""
-        busy = None
-        if self._running is not None:
+        if self._connecting is not None and not self._connecting.expired():
             # It closes its own connection: while that is half made, nobody else could.
-            busy, timer = self._running
-            if not timer.expired():
-                timer.reschedule(asyncio.get_running_loop().time())
-        for lane in [lane for lane in self._open if lane != busy]:
-            await self._open.pop(lane).disconnect(nowait=True)
+            self._connecting.reschedule(asyncio.get_running_loop().time())
+        while self._open:
+            await self._shut(next(iter(self._open)))
 
-    async def _send(self, packed: bytes, count: int, key: str, lane: str) -> tuple[list[Any], ResponseError | None]:
-        connection = self._open.get(lane) or await self._connect(lane, key)
-        self.has_sent = self.has_met = True
-        await connection.send_packed_command([packed], check_health=False)
-        replies: list[Any] = []
-        refusal: ResponseError | None = None
-        for _ in range(count):
-            try:
-                replies.append(await connection.read_response())
-            except ResponseError as error:
-                refusal = refusal or error
-        return replies, refusal
+    async def _connect(self, key: str, deadline: float) -> tuple[Channel, float]:
+        """The channel for `key`, and until when an exchange over it may last: not at all if closing came between."""
+        await self.drop(key)  # one that was lost while nobody used it
+        try:
+            async with asyncio.timeout_at(deadline) as timer:
+                self._connecting = timer
+                try:
+                    channel = await self._reach(key)
+                finally:
+                    self._connecting = None
+        except TimeoutError:
+            raise RedisTimeoutError("no answer in time") from None
+        return channel, timer.when() or deadline
 
-    async def _connect(self, lane: str, key: str) -> _AsyncConnection:
+    async def _reach(self, key: str) -> Channel:
+        lane = self._target.lane(key)
         connection = self._make(await self._place(key), self._target.options)
-        self._open[lane] = connection
-        await connection.connect()
-        return connection
+        try:
+            await connection.connect()
+            channel = take_over(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._open[lane], self._made[lane] = channel, connection
+        return channel
+
+    async def _shut(self, lane: str) -> None:
+        channel = self._open.pop(lane, None)
+        if channel is not None:
+            channel.close()
+            await self._made.pop(lane).disconnect(nowait=True)
 
     def _make(self, place: Mapping[str, Any], options: Mapping[str, Any]) -> _AsyncConnection:
         # No socket_timeout: one timer around the whole exchange costs less, and bounds more, than one per read.
