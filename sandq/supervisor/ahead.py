@@ -8,7 +8,6 @@ unless jobs of this queue have been short lately, and one that waits for long go
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from sandq.clock import boottime
@@ -25,54 +24,59 @@ class Ahead:
 
     def __init__(self, put_back: Callable[[Assignment], None]) -> None:
         self._put_back = put_back
-        self._held: deque[tuple[float, Assignment]] = deque()
+        self._held: dict[Assignment, float] = {}  # and since when
         self._places: dict[ChildProcess, None] = {}  # with these a job may be placed, the first to begin first
         self._mean_s = 1.0  # until short jobs have proven themselves
-        self._call_s = 0.0
+        self._begun = 0  # since a claim was sent
+        self._meanwhile = 0.0  # so many have lately begun while a claim was on its way
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def held(self) -> Sequence[Assignment]:
         """Claimed, and not begun."""
-        return [assignment for _, assignment in self._held]
+        return tuple(self._held)
 
     def ran(self, wall_s: float) -> None:
         """A job ran for so long."""
         self._mean_s += (wall_s - self._mean_s) * _WEIGHT
 
-    def claimed(self, call_s: float) -> None:
-        """A call that claimed took so long."""
-        self._call_s += (call_s - self._call_s) * _WEIGHT
+    def claimed(self) -> None:
+        """The answer to a claim is there."""
+        self._meanwhile += (self._begun - self._meanwhile) * _WEIGHT
 
     def room(self, busy: int) -> int:
-        """How many to claim ahead while so many children are busy: one for each, counted when the answer is there."""
+        """How many to claim ahead, now, with so many children busy: one for each, counted when the answer is there.
+
+        By then some of those that are held have begun, and children that are busy now may be free.
+        """
+        self._begun = 0
         if self._mean_s >= SHORT_S:
             return 0
-        begun_by_then = min(busy, int(busy * self._call_s / self._mean_s))
-        return max(0, min(busy, busy - len(self._held) + begun_by_then))
+        return max(0, min(2 * busy, busy - len(self._held) + round(self._meanwhile)))
 
     def hold(self, assignment: Assignment) -> None:
         """Keep it until a child is free, but not for long."""
-        self._held.append((boottime(), assignment))
+        self._held[assignment] = boottime()
         self._place(assignment)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S, self._look)
 
     def next(self) -> Assignment | None:
         """The one that has waited longest and was placed with no child, else one that a child has not taken yet."""
-        for _, assignment in self._held:
+        for assignment in self._held:
             if not assignment.placed and not assignment.has_begun:
                 return self._let_go(assignment)
-        for _, assignment in self._held:
+        for assignment in self._held:
             if _is_ours(assignment):
                 return self._let_go(assignment)
         return None
 
     def begins(self, child: ChildProcess) -> None:
         """A job begins on it: one may be placed behind it."""
+        self._begun += 1
         child.accept()
         self._places[child] = None
-        for _, assignment in self._held:
+        for assignment in self._held:
             if not assignment.placed and not assignment.has_begun:
                 self._place(assignment)
                 return
@@ -80,14 +84,14 @@ class Ahead:
     def ends(self, child: ChildProcess) -> Assignment | None:
         """A job has ended on it: the one that it has gone on to, if it has."""
         self._places.pop(child, None)
-        for _, assignment in self._held:
+        for assignment in self._held:
             if assignment.child is child and not _is_ours(assignment):
                 return self._let_go(assignment)
         return None
 
     def empty(self) -> None:
         """Put all of them back that have not begun, the newest first: each goes to the front of its queue."""
-        for _, assignment in reversed(tuple(self._held)):
+        for assignment in reversed(tuple(self._held)):
             if _is_ours(assignment):
                 self._put_back(self._let_go(assignment))
 
@@ -100,14 +104,14 @@ class Ahead:
             del self._places[child]
 
     def _let_go(self, assignment: Assignment) -> Assignment:
-        self._held = deque(held for held in self._held if held[1] is not assignment)
+        del self._held[assignment]
         return assignment
 
     def _look(self) -> None:
         self._timer = None
         if not self._held:
             return
-        waited_s = boottime() - self._held[0][0]
+        waited_s = boottime() - next(iter(self._held.values()))
         if waited_s < HOLD_S:
             self._timer = asyncio.get_running_loop().call_later(HOLD_S - waited_s, self._look)
             return

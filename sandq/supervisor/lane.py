@@ -162,7 +162,7 @@ class Lane:
         """Begin the jobs on these children and any that came free meanwhile; hold the rest until one does."""
         free = deque(children)
         if claimed is not None:
-            self._ahead.claimed(boottime() - sent_at)
+            self._ahead.claimed()
         try:
             for taken in claimed.jobs if claimed is not None else ():
                 assignment = Assignment(self._means, self._settler, taken, sent_at)

@@ -22,8 +22,8 @@ UNREPORTED = "unreported"
 EOF_WAIT_S = 0.25
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _BY_SIGNAL = 128
-_CHUNK = 1 << 18
-_LAST_READS = 128  # of _CHUNK each: far more than a socket holds
+_CHUNK = 1 << 16  # a buffer of more would be mapped and unmapped for every read
+_LAST_READS = 512  # of _CHUNK each: far more than a socket holds
 
 
 @dataclass(frozen=True, slots=True)
