@@ -38,6 +38,13 @@ LIMIT_S = 20.0
 LOOK_EVERY_S = 0.005
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A job is in the mailbox of a child; only `serve.py` says so, when it is asked to."""
+
+    job_id: str
+
+
 class Facts:
     """What a supervisor said, in order, each with the boottime at which it was said. Any thread may hear and wait."""
 
@@ -252,7 +259,9 @@ class SupervisorProcess:
                 self.facts.hear(_fact(said["kind"], said["fields"]), said["at"])
 
 
-def _fact(kind: str, fields: dict[str, Any]) -> Fact:
+def _fact(kind: str, fields: dict[str, Any]) -> Fact | Placed:
+    if kind == "Placed":
+        return Placed(**fields)
     if "progress_json" in fields:
         fields["progress_json"] = fields["progress_json"].encode()
     if "job_ids" in fields:

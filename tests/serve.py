@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 
 from msgspec.structs import asdict
@@ -16,6 +18,7 @@ from msgspec.structs import asdict
 from sandq.clock import boottime
 from sandq.config import Lease, QueueSettings, SupervisorSettings
 from sandq.supervisor import ahead
+from sandq.supervisor.assignment import Assignment
 from sandq.supervisor.facts import Fact
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.lane import Lane
@@ -31,6 +34,13 @@ def tell(kind: str, fields: dict[str, Any]) -> None:
 
 def publish(fact: Fact) -> None:
     tell(type(fact).__name__, asdict(fact))
+
+
+def place_aloud(assignment: Assignment, place: Callable[[Assignment, ChildProcess], bool], child: ChildProcess) -> bool:
+    placed = place(assignment, child)
+    if placed:
+        tell("Placed", {"job_id": assignment.claim.job.id})
+    return placed
 
 
 def mutate(name: str) -> None:
@@ -56,8 +66,9 @@ def mutate(name: str) -> None:
         case "no stalled check":
             target = Lane
             target._check_stalled = no_stalled_check
-        case "holds for long":  # for a test that has to see what waits
-            ahead.HOLD_S = 60.0
+        case "holds for long":  # for a test that has to see what is placed
+            ahead.HOLD_S, target = 60.0, Assignment
+            target.place = partialmethod(place_aloud, Assignment.place)
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness import SupervisorProcess, eventually, handlers, serving, wait_gone
+from harness import Placed, SupervisorProcess, eventually, handlers, serving, wait_gone
 
 from sandq.config import QueueSettings
 from sandq.job import Job, JobState
@@ -109,11 +109,10 @@ def test_the_next_job_begins_while_its_supervisor_stands_still_and_only_that_one
     queue: Queue, long: Job, end: Path, redis_url: str, prefix: str, tmp_path: Path
 ) -> None:
     first, second = marks = [tmp_path / "first", tmp_path / "second"]
-    queue.add_many([("marks", {"path": str(mark)}) for mark in marks])
+    job, _ = queue.add_many([("marks", {"path": str(mark)}) for mark in marks])
     with SupervisorProcess(redis_url, prefix, lock_s=5.0, mutation="holds for long") as supervisor:
         supervisor.facts.wait(Started, job_id=long.id)
-        eventually(lambda: queue.counts()["active"] == 2, "the next one is claimed")
-        queue.add("ok")  # answered after whatever the supervisor does with its claim
+        supervisor.facts.wait(Placed, job_id=job.id)
         supervisor.signal(signal.SIGSTOP, supervisor.pid)
         end.touch()
         eventually(first.exists, "it began")
@@ -129,7 +128,7 @@ def test_what_began_by_itself_is_fenced_all_the_same(
     job = queue.add("stamps", {"path": str(stamps), "until": str(tmp_path / "never")})
     with SupervisorProcess(redis_url, prefix, lock_s=1.0, mutation="holds for long") as supervisor:
         child = supervisor.facts.wait(Started, job_id=long.id).pid
-        eventually(lambda: queue.counts()["active"] == 2, "the next one is claimed")
+        supervisor.facts.wait(Placed, job_id=job.id)
         supervisor.signal(signal.SIGSTOP, supervisor.pid)
         end.touch()
         eventually(stamps.exists, "it began")
