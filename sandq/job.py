@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
+_from_json = msgspec.json.Decoder().decode  # made once: `msgspec.json.decode` makes one for each call
 LARGEST_LIMIT = 2**53  # as milliseconds or as bytes more than anybody has, and still exact in any type of number
 
 
@@ -26,15 +26,14 @@ class JobState(StrEnum):
     UNKNOWN = "unknown"  # it is there, and nothing lists it: no worker will take it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job hash, read once. JSON texts stay bytes until somebody asks for the value: a supervisor never does."""
 
     queue: str
     id: str
     name: str
     data_json: bytes = b"{}"
-    opts: Mapping[str, Any] = field(default_factory=dict)
+    opts: Mapping[str, Any] = {}
     timestamp: int = 0
     delay: int = 0
     priority: int = 0
@@ -92,20 +91,18 @@ class Job:
     @classmethod
     def from_hash(cls, queue: str, job_id: str, fields: Mapping[bytes, bytes]) -> Job:
         """Read a job hash as forgivingly as BullMQ does: an absent or malformed field is its default."""
-        read: dict[str, Any] = {}
+        read: dict[str, Any] = {"queue": queue, "id": job_id, "name": ""}
         for name, value in fields.items():
-            known = _FIELDS.get(name)
-            if known is not None:
-                read[known[0]] = known[1](value)
+            if name in _FIELDS:
+                known, convert = _FIELDS[name]
+                read[known] = convert(value)
         # A hash written by BullMQ 4 carries attemptsMade, and it wins (wire-format 2.1).
-        if older := _number(fields.get(b"attemptsMade")):
+        if b"attemptsMade" in fields and (older := _number(fields[b"attemptsMade"])):
             read["attempts_made"] = older
-        read.setdefault("name", "")
-        return cls(queue=queue, id=job_id, **read)
+        return cls(**read)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A job together with the lock token that proves we hold it."""
 
     job: Job
@@ -129,9 +126,9 @@ def _truncated(value: Any, default: int) -> int:
         return default
 
 
-def _mapping(raw: bytes | None) -> Mapping[str, Any]:
+def _mapping(raw: bytes) -> Mapping[str, Any]:
     try:
-        value = msgspec.json.decode(raw or b"{}")
+        value = _from_json(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -150,8 +147,11 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def _number(raw: bytes | None) -> int:
-    return _int(raw, 0)
+def _number(raw: bytes) -> int:
+    try:
+        return int(raw)
+    except ValueError:
+        return _truncated(raw, 0)
 
 
 def _time(raw: bytes) -> int | None:

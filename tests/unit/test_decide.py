@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +85,7 @@ TABLE = {
     "crashed, first, with backoff": (BACKING_OFF, Crashed(SEGV), ("wait", True, False, Counter.CRASHES, 0, 0)),
     "crashed, second": (a_job(crashes=1), Crashed(SEGV), ("delayed", False, False, Counter.CRASHES, 1.0, 0)),
     "crashed, second, with backoff": (
-        dataclasses.replace(BACKING_OFF, crashes=1),
+        msgspec.structs.replace(BACKING_OFF, crashes=1),
         Crashed(SEGV),
         ("delayed", False, False, Counter.CRASHES, 1.5, 0),
     ),
@@ -320,7 +320,7 @@ def test_any_job_and_any_outcome_give_something_that_can_be_written(job, outcome
 
 def after(job: Job, s: Settlement) -> Job:
     """The job as the next claim reads it: what settling writes into the counters, and nothing else."""
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         job,
         attempts_made=job.attempts_made + s.spends_attempt,
         crashes=job.crashes + (s.counts == Counter.CRASHES),
