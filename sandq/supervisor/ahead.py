@@ -74,7 +74,7 @@ class Ahead:
     def begins(self, child: ChildProcess) -> None:
         """A job begins on it: one may be placed behind it."""
         self._begun += 1
-        child.accept()
+        child.mailbox.accept()
         self._places[child] = None
         for assignment in self._held:
             if not assignment.placed and not assignment.has_begun:
@@ -97,7 +97,7 @@ class Ahead:
 
     def _place(self, assignment: Assignment) -> None:
         for child in tuple(self._places):
-            if child.accepts:
+            if child.mailbox.accepts:
                 if assignment.place(child):
                     del self._places[child]
                 return
@@ -122,5 +122,5 @@ class Ahead:
 def _is_ours(assignment: Assignment) -> bool:
     """Whether it has not begun, and will not unless we begin it."""
     if assignment.placed and assignment.child is not None:
-        return assignment.child.recall()
+        return assignment.child.mailbox.recall()
     return not assignment.has_begun

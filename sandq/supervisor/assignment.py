@@ -90,7 +90,7 @@ class Assignment:
     def stop(self, stop: Stop) -> None:
         """Ask the attempt to end; one that has not begun will not."""
         if self.placed and self.child is not None:
-            self.child.recall()
+            self.child.mailbox.recall()
         if self._attempt is not None:
             self._attempt.stop(stop)
         else:

@@ -60,7 +60,7 @@ class Attempt:
 
     def place(self, follower: Follower) -> bool:
         """Leave the job where the child finds it when its present one is over; False when it cannot be left there."""
-        self._placed = self.child.place(encode(run_frame(self.job, self.nonce)), follower)
+        self._placed = self.child.mailbox.place(encode(run_frame(self.job, self.nonce)), follower)
         return self._placed
 
     def begun(self) -> None:
@@ -106,7 +106,7 @@ class Attempt:
 
     def _is_over(self) -> bool:
         """Whether nothing is left to stop. None follows a job that is stopped: what is meant for it would hit that."""
-        if not self._ended.done() and not self.child.recall():
+        if not self._ended.done() and not self.child.mailbox.recall():
             self.child.listen()  # it has the next job, so how this one ended is on its way
         return self._ended.done()
 
@@ -148,8 +148,10 @@ class Attempt:
             limit, what = ceiling, "reached the run ceiling of"
         if limit is None:
             return None
-        stop = Stop("timeout", f"{what} {show_duration(limit)}", limit)
-        return asyncio.get_running_loop().call_later(limit, self.stop, stop)
+        return asyncio.get_running_loop().call_later(limit, self._time_out, what, limit)
+
+    def _time_out(self, what: str, limit_s: float) -> None:
+        self.stop(Stop("timeout", f"{what} {show_duration(limit_s)}", limit_s))
 
     def _timeout(self) -> float | None:
         own_ms = self.job.limit("timeout")

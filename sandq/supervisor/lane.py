@@ -278,7 +278,7 @@ class Lane:
 
     def _enter(self, child: ChildProcess) -> None:
         self.pool.begins(child)
-        if self._accepting and not self._limiting and self.pool.keeps(child):
+        if self._accepting and not self._limiting and child.alive and self.pool.keeps(child):
             self._ahead.begins(child)
 
     def _release(self, child: ChildProcess) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from sandq.clock import boottime
 from sandq.errors import ProtocolError
 from sandq.protocol import Decoder, Frame, Kind, encode
-from sandq.supervisor.mailbox import MAX_NOTE, Follower, Mailbox
+from sandq.supervisor.mailbox import Mailbox
 from sandq.supervisor.pipes import Pipes
 
 REAPED_WAIT_S = 1.0  # after death, the launcher's report (status, rusage) is waited for this long
@@ -90,9 +90,8 @@ class ChildProcess:
         self._dead = False
         self.spoke_once = False  # the last read brought what was sent at once, and nothing else
         self.between_jobs = True  # it has said how its last job ended
-        self._mailbox: Mailbox | None = None
-        self._follower: Follower | None = None  # whose job lies in the mailbox, or was taken from it just now
-        self.accepts = False  # another job may be placed behind the one that runs
+        self.mailbox = Mailbox()
+        self.output.on_output = self.mailbox.heard_output
         self.left_unread = False  # it ended, or closed its channel, without having read all that we sent
         self._reader_on = False
         self._telling = False  # frames that were read are being passed on
@@ -112,10 +111,9 @@ class ChildProcess:
         self._decoder.max_body = size
 
     def open_mailbox(self) -> None:
-        """Give it a mailbox, with the next frame that is sent; without a file left it has none."""
-        with contextlib.suppress(OSError):
-            self._mailbox = Mailbox()
-            self._passed = [self._mailbox.theirs.fileno()]
+        """Give it its end, with the next frame that is sent."""
+        if (end := self.mailbox.open()) is not None:
+            self._passed = [end]
 
     def send(self, frame: Frame) -> None:
         """Send a frame; what the socket does not take now follows as it drains. A dead child is not an error here."""
@@ -143,63 +141,15 @@ class ChildProcess:
         self._passed = []
         return sent
 
-    # -- the job after this one ----------------------------------------------------------------------------------------
-
     def runs(self, on_frame: Callable[[Frame], None], on_broken: Callable[[str], None]) -> None:
         """A job begins: its attempt hears what the child says."""
         self.on_frame, self.on_broken = on_frame, on_broken
         self.between_jobs = False
 
-    def accept(self) -> None:
-        """A job may be placed behind the one that begins now, if there is a mailbox."""
-        self.accepts = self._mailbox is not None
-
-    def place(self, note: bytes, follower: Follower) -> bool:
-        """Leave a job where the child finds it when the one that runs is over; False when there is no place for it."""
-        if not self.accepts or self._dead or self._mailbox is None:
-            return False
-        if len(note) > MAX_NOTE or not self._mailbox.put(note):
-            return False
-        self._follower, self.accepts = follower, False
-        self.output.on_output = self._on_output
-        return True
-
-    def recall(self) -> bool:
-        """Have nothing follow the job that runs. False: the child has taken what was placed, so that job is over."""
-        self.accepts = False
-        if self._follower is None or self._mailbox is None:
-            return True
-        if self._dead or not self._mailbox.take_back():
-            return False
-        self._give_back()
-        return True
-
     def listen(self) -> None:
         """Hear now what it has said."""
         if self._reader_on and not self._telling:
             self._read_frames()
-
-    def _on_output(self) -> None:
-        """It has written something: the running job, unless that is over and the next has begun."""
-        if self._follower is not None and not self.recall():
-            self._follower.taken()
-
-    def _give_back(self) -> None:
-        follower, self._follower = self._follower, None
-        self.output.on_output = lambda: None
-        if follower is not None:
-            follower.returned()
-
-    def _follow(self, nonce: int) -> None:
-        follower = self._follower
-        if follower is None or nonce != follower.nonce or not self.between_jobs:
-            self.on_broken("it began a job that was not its turn")
-            return
-        self._follower = None
-        self.output.on_output = lambda: None
-        follower.begun()
-
-    # ------------------------------------------------------------------------------------------------------------------
 
     def find_worker(self) -> None:
         """A wrapper stands between us and the child, in a pid namespace perhaps: the kernel names who speaks to us."""
@@ -271,10 +221,10 @@ class ChildProcess:
         self.spoke_once = len(frames) == 1 or (len(frames) == 2 and frames[1].kind is Kind.BEGUN)
         self._telling = True
         for frame in frames:
-            if frame.kind is Kind.BEGUN:
-                self._follow(frame.nonce)
-            else:
+            if frame.kind is not Kind.BEGUN:
                 self.on_frame(frame)
+            elif not self.between_jobs or not self.mailbox.begun(frame.nonce):
+                self.on_broken("it began a job that was not its turn")
         self._telling = False
         return True
 
@@ -318,7 +268,7 @@ class ChildProcess:
             if not self._read_frames():
                 break
         self.output.finish()
-        self._give_back()  # it has not said that it began
+        self.mailbox.give_back()  # it has not said that it began
         if self._exit is not None:
             self._conclude()
         else:
@@ -332,7 +282,6 @@ class ChildProcess:
         os.close(self._pidfd)
         self.output.close()
         self._socket.close()
-        if self._mailbox is not None:
-            self._mailbox.close()
+        self.mailbox.close()
         self._forget(self.number)
         self.exited.set_result(self._exit or Exit(None))

@@ -179,7 +179,7 @@ def test_a_stop_that_comes_when_the_child_has_taken_the_next_job_is_too_late(end
 
     async def stop_late() -> list[str]:
         said: list[str] = []
-        child = SimpleNamespace(recall=lambda: False, kill=said.append)
+        child = SimpleNamespace(mailbox=SimpleNamespace(recall=lambda: False), kill=said.append)
         attempt = Attempt(Job(queue="render", id="1", name="ok"), 5, child, ALL, said.append, "", Watch())  # type: ignore[arg-type]
         child.listen = lambda: attempt._receive(Frame(Kind.DONE, 5, {}, b"7"))
         getattr(attempt, end)(Stop("memory", "too much"))
