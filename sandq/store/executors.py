@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError
 
 from sandq.errors import StoreUnavailable
 from sandq.store.call import Call, Read
+from sandq.store.lead import Lead
 from sandq.store.link import FAULTS, AsyncLink, Link, pack
 from sandq.store.refusals import is_unknown_host, refused, silent, verdict
 from sandq.store.urls import parse_url
@@ -34,7 +35,7 @@ class _Patience:
     """How long one operation goes on trying, made when its first try failed."""
 
     def __init__(
-        self, operation: Call[Any] | Read[Any], shown: str, started: float, budget_s: float, try_s: float
+        self, operation: Call[Any] | Read[Any], shown: str, started: float, budget_s: float, try_s: float, sent: bool
     ) -> None:
         self._mutates = isinstance(operation, Call) and operation.mutates
         self._what, self._shown, self._budget_s = name_of(operation), shown, budget_s
@@ -42,7 +43,7 @@ class _Patience:
         # connection, say) is still worth another.
         self._last_start = started + max(budget_s - try_s, try_s / 2)
         self._tries = 0
-        self._sent = False
+        self._sent = sent
 
     def pause_after(self, error: BaseException, link: Link | AsyncLink) -> float:
         """Seconds to wait before the next try; StoreRefused or StoreUnavailable when there is none."""
@@ -182,7 +183,9 @@ class SyncExecutor:
                 if isinstance(error, NoScriptError) and count == 1:
                     packed, count = self._slot.prepare(operation, load=True)
                     continue
-                patience = patience or _Patience(operation, self._target.shown, started, self._budget_s, self._try_s)
+                patience = patience or _Patience(
+                    operation, self._target.shown, started, self._budget_s, self._try_s, sent=False
+                )
                 pause_s = patience.pause_after(error, self._link)
                 self._link.drop(key)  # a server that refuses writes is no longer the one to ask
                 time.sleep(pause_s)
@@ -202,16 +205,18 @@ class AsyncExecutor:
         self._links = [link for _, link in self._free]
         self._gate = asyncio.Semaphore(slots)
 
-    async def run(self, operation: Call[R] | Read[R]) -> R:
-        """Send, repeat while it may help, and parse the reply. Cancelling leaves the outcome unknown."""
+    async def run(self, operation: Call[R] | Read[R], lead: Lead | None = None) -> R:
+        """Send, repeat while it may help, and parse the reply. Cancelling leaves the outcome unknown.
+
+        A `lead` goes in front of the first try, whose failure, noted in `Lead.fault`, is none of the operation's yet.
+        """
         async with self._gate:
-            if self._closed:
-                raise StoreUnavailable(f"{name_of(operation)}: the connection was closed")
+            self._require_open(operation)
             slot, link = free = self._free.pop()
             slot.next_operation()
             clean = False
             try:
-                replies, clean = await self._repeat(slot, link, operation)
+                replies, clean = await self._repeat(slot, link, operation, lead)
                 return _parsed(operation, replies)
             finally:
                 if not clean:
@@ -224,19 +229,38 @@ class AsyncExecutor:
         for link in self._links:
             await link.close()
 
-    async def _repeat(self, slot: _Slot, link: AsyncLink, operation: Call[R] | Read[R]) -> tuple[list[Any], bool]:
-        started, patience, key = time.monotonic(), None, _key_of(operation)
+    def _require_open(self, operation: Call[Any] | Read[Any]) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"{name_of(operation)}: the connection was closed")
+
+    async def _repeat(
+        self, slot: _Slot, link: AsyncLink, operation: Call[R] | Read[R], lead: Lead | None
+    ) -> tuple[list[Any], bool]:
+        patience, key, budget_s = None, _key_of(operation), self._budget_s
+        clean, sent = True, False
         packed, count = slot.prepare(operation, load=False)
+        if lead is not None and not lead.ended:
+            try:
+                return await lead.exchange(link, packed, count, key, self._try_s), clean
+            except FAULTS as error:
+                lead.fault = error
+            clean, sent = False, link.has_sent
+            await link.drop(key)
+            self._require_open(operation)
+            budget_s = lead.patience_s(self._budget_s, self._try_s)
+        started = time.monotonic()
         while True:
             try:
-                return await link.exchange(packed, count, key), patience is None
+                return await link.exchange(packed, count, key), clean
             except FAULTS as error:
                 if isinstance(error, NoScriptError) and count == 1:
                     packed, count = slot.prepare(operation, load=True)
                     continue
-                if self._closed:
-                    raise StoreUnavailable(f"{name_of(operation)}: the connection was closed meanwhile") from error
-                patience = patience or _Patience(operation, self._target.shown, started, self._budget_s, self._try_s)
+                clean = False
+                self._require_open(operation)
+                patience = patience or _Patience(
+                    operation, self._target.shown, started, budget_s, self._try_s, sent=sent
+                )
                 pause_s = patience.pause_after(error, link)
                 await link.drop(key)  # a server that refuses writes is no longer the one to ask
                 await asyncio.sleep(pause_s)
