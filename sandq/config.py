@@ -72,6 +72,15 @@ class Lease:
         return self.lock_s / 15
 
     @property
+    def claim_wait_s(self) -> float:
+        """A claim waits for a job in Redis at most this long.
+
+        Its first lease counts from its sending. A job that comes at the end of the wait must still outlive a renewal
+        that fails once: this + renew_every_s + renew_try_s + fence_after_s + renew_try_s is less than kill_after_s.
+        """
+        return self.lock_s / 8
+
+    @property
     def stalled_every_s(self) -> float:
         """Jobs of vanished supervisors are looked for this often."""
         return self.lock_s / 3

@@ -3,71 +3,105 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sandq.errors import StartRefused, StoreUnavailable
+from sandq.store.call import Call
+from sandq.store.executors import REDIS_TIMEOUT_S, AsyncExecutor
 from sandq.store.keys import QueueKeys
-from sandq.store.link import FAULTS, AsyncLink, Link, pack
+from sandq.store.lead import Lead
+from sandq.store.link import FAULTS, Link, pack
 from sandq.store.refusals import refused, silent, verdict
 from sandq.store.urls import parse_url
 
+R = TypeVar("R")
+
 CHECK_LIMIT_S = 3.0
 OLDEST = (6, 2)
-WATCHDOG_S = 1.0  # a blocking command that has not come back this long after its time never will
 _SHORTEST_BLOCK_S = 0.01  # 0 would mean: block for ever
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
 class Marker:
-    """Sleeps until a queue has something to claim: the blocking pop by which BullMQ wakes its workers."""
+    """Sleeps until a queue has something to claim: the blocking pop by which BullMQ wakes its workers.
 
-    def __init__(self, url: str, keys: QueueKeys, client_name: str) -> None:
-        """`client_name` (QueueKeys.client_name) is how the connection is listed as a worker of the queue."""
-        self._target, self._key = parse_url(url), keys.key("marker")
-        self._what = f"wait for jobs of {keys.queue}"
-        self._link = AsyncLink(self._target, WATCHDOG_S * 2, client_name)
-        self._closed = asyncio.Event()
-        self._pause_s = _SHORTEST_PAUSE_S
+    Who is woken claims. So the claim goes with the pop, right behind it on the same connection: Redis runs it when the
+    pop returns, with a marker or without, and we are woken once, jobs in hand, instead of asking for them then.
+    """
 
-    async def wait(self, timeout_s: float) -> bool:
-        """True: a marker came, look at the queue. False: none came in time, Redis was not there, or we are closed.
+    def __init__(
+        self,
+        url: str,
+        keys: QueueKeys,
+        client_name: str,
+        on_trouble: Callable[[str], None],
+        *,
+        redis_timeout: float = REDIS_TIMEOUT_S,
+    ) -> None:
+        """`client_name` (QueueKeys.client_name) is how the connection is listed as a worker of the queue.
 
-        Never longer than `timeout_s` and a second. StoreRefused when Redis says no; when it says nothing, the command
-        connection is the one to complain.
+        `on_trouble(why)` is called when Redis refuses the pop, but not what is behind it.
         """
-        if self._closed.is_set():
-            return False
-        block_s = max(timeout_s, _SHORTEST_BLOCK_S)
-        started = time.monotonic()
+        self._what, self._shown, self._key = f"wait for jobs of {keys.queue}", parse_url(url).shown, keys.key("marker")
+        self._executor = AsyncExecutor(url, redis_timeout=redis_timeout, client_name=client_name)
+        self._on_trouble = on_trouble
+        self._lead: Lead | None = None
+        self._ended = asyncio.Event()
+        self._pause_s = self._rest_s = 0.0
+
+    async def run(self, operation: Call[R], wait_s: float) -> R:
+        """Run it when a marker comes, and after `wait_s` at the latest; at once when the wait is ended, or fails.
+
+        It is run once, and raises what it would without the wait. One at a time; `rest` in between.
+        """
+        block_s = max(wait_s, _SHORTEST_BLOCK_S)
+        self._lead = lead = Lead(("BZPOPMIN", self._key, f"{block_s:.3f}"), block_s)
+        if self._ended.is_set():
+            lead.end()
         try:
-            command = pack([("BZPOPMIN", self._key, f"{block_s:.3f}")])
-            [popped] = await self._link.exchange(command, 1, self._key, block_s + WATCHDOG_S)
-        except FAULTS as error:
-            word = verdict(error)
-            if word is not None and not self._closed.is_set():
-                raise refused(self._what, self._target.shown, error, word) from error
-            await self._rest(timeout_s - (time.monotonic() - started))
-            return False
-        self._pause_s = _SHORTEST_PAUSE_S
-        return popped is not None
+            answer = await self._executor.run(operation, lead)
+        finally:
+            self._lead = None
+        self._note(lead.fault)
+        return answer
+
+    async def rest(self, least_s: float = 0.0) -> None:
+        """Sleep for so long, and after a wait that failed a little in any case: no loop must spin. `end` ends it."""
+        rest_s, self._rest_s = max(least_s, self._rest_s), 0.0
+        if rest_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rest_s):
+                    await self._ended.wait()
+
+    def end(self) -> None:
+        """End a wait under way, and every later one at once. What is behind it is still run, and answered soon.
+
+        Its connection is closed, which makes Redis forget the pop and what it has not begun; the same call then goes
+        over a new one. It needs no permission, as CLIENT UNBLOCK would.
+        """
+        self._ended.set()
+        if self._lead is not None:
+            self._lead.end()
 
     async def close(self) -> None:
-        """End a wait under way at once, and every later one."""
-        self._closed.set()
-        await self._link.close()
+        """Close the connection; what is under way ends with StoreUnavailable."""
+        self._ended.set()
+        await self._executor.close()
 
-    async def _rest(self, left_s: float) -> None:
-        """Sleep a little, so that a loop around `wait` does not spin while Redis is away."""
-        await self._link.drop(self._key)
-        pause_s = min(self._pause_s * random.uniform(0.5, 1.0), max(left_s, 0))  # noqa: S311
-        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
-        try:
-            async with asyncio.timeout(pause_s):
-                await self._closed.wait()
-        except TimeoutError:
+    def _note(self, fault: BaseException | None) -> None:
+        """What became of a wait whose operation did well; one that failed is told of by that."""
+        if fault is None:
+            self._pause_s = 0.0
             return
+        self._pause_s = min(max(self._pause_s * 2, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S)
+        if (word := verdict(fault)) is not None:
+            self._pause_s = _LONGEST_PAUSE_S
+            self._on_trouble(str(refused(self._what, self._shown, fault, word)))
+        self._rest_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 @dataclass(frozen=True, slots=True)

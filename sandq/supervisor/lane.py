@@ -16,6 +16,7 @@ from sandq.store.connections import Marker
 from sandq.supervisor import memory
 from sandq.supervisor.ahead import Ahead
 from sandq.supervisor.assignment import Assignment, Means
+from sandq.supervisor.claims import PAUSE_S, Claims, wait_after
 from sandq.supervisor.facts import Recovered, StoreTrouble
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.process import ChildProcess
@@ -23,10 +24,7 @@ from sandq.supervisor.recycle import may_claim_ahead
 from sandq.supervisor.settler import Settler
 from sandq.verdict import Stop
 
-IDLE_WAIT_S = 5.0  # a marker that got lost costs at most this long
-DUE_WAIT_S = 10.0
 NOT_BEGUN = InitFailed("the job was not begun")
-PAUSE_S = 1.0  # Redis refused or was away: it is asked again no sooner
 
 
 class Lane:
@@ -47,8 +45,7 @@ class Lane:
         self.quiet = asyncio.Event()  # for a burst: nothing was left when we looked last, or `trouble` says why not
         self.trouble: str | None = None
         self._means = means
-        self._marker = marker
-        self._worker = worker
+        self._claims = Claims(means, marker, worker)
         self._burst = burst
         self._on_end = on_end
         self._settler = Settler(means.store, means.keys, means.settings, self._wanted, self._arrived, self._task_ended)
@@ -56,9 +53,9 @@ class Lane:
         self._reserved: list[ChildProcess] = []  # for the jobs that the settler's call under way may bring
         self._slots: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
-        self._sleeping: asyncio.Task[bool] | None = None
         self._free = asyncio.Event()
         self._claiming = False
+        self._promised = 0  # children for the jobs that the claim behind the marker may bring
         self._unasked = False  # a settlement was sent without a claim, since one was under way
         self._limiting = 0  # settlements under way that set a rate limit
         self._accepting = True
@@ -73,7 +70,8 @@ class Lane:
         self._serving.add_done_callback(self._task_ended)
 
     async def _serve(self) -> None:
-        """Claim while a child is ready; sleep on the marker when there is nothing to claim."""
+        """Claim while a child is ready; with nothing to claim, sleep on the marker, a claim behind it."""
+        wait_s = 0.0
         while self._accepting:
             if (writing := self._settler.writing) is not None:  # it claims as well, in the same call
                 await asyncio.wait([writing])
@@ -81,6 +79,9 @@ class Lane:
             while self._ahead.held and (child := self._borrow_one()) is not None:
                 if not self._release(child):
                     break
+            if wait_s > 0:
+                wait_s = await self._sleep(wait_s)
+                continue
             children = self._borrow()
             if not children:
                 self._note_broken()
@@ -89,21 +90,20 @@ class Lane:
                 continue
             self._unasked = False
             wait_s = await self._claim(children)
-            if wait_s > 0 and self._accepting and not self._unasked:
-                await self._sleep(wait_s)
+            if self._unasked:
+                wait_s = 0.0
 
     def stop_claiming(self) -> None:
-        """What runs goes on; nothing new begins. A claim under way is not cut short: it may hold jobs already."""
+        """What runs goes on; nothing new begins. A claim under way is answered first: it may hold jobs already."""
         self._accepting = False
         self._ahead.empty()
         self._free.set()
-        if self._sleeping is not None:
-            self._sleeping.cancel()
+        self._claims.end()
 
     async def close(self) -> None:
         """Nothing is left to wait for: end what still runs, and with it what it holds."""
         self._settler.close()
-        tasks = [task for task in (self._serving, self._sleeping, *self._slots) if task is not None]
+        tasks = [task for task in (self._serving, *self._slots) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -119,29 +119,57 @@ class Lane:
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _room(self) -> int:
+        return self._means.settings.concurrency - self.pool.occupied - self._promised
+
     def _borrow_one(self) -> ChildProcess | None:
-        return self.pool.take() if self.pool.occupied < self._means.settings.concurrency else None
+        return self.pool.take() if self._room > 0 else None
 
     def _borrow(self) -> list[ChildProcess]:
         return list(iter(self._borrow_one, None))
 
     async def _claim(self, children: list[ChildProcess]) -> float:
-        """Claim a job for each child and start them; how long to wait before the next claim."""
+        """Claim a job for each child and start them; how long to sleep before the next claim."""
         claimed, sent_at = None, boottime()
         self._claiming = True
         try:
-            claimed = await self._means.store.run(work.claim(self._means.keys, self._next(len(children))))
-        except SandqError as error:
-            self._means.publish(StoreTrouble(doing=f"claim from {self._means.keys.queue}", why=str(error)))
+            claimed = await self._claims.now(self._next(len(children)))
+            if claimed is not None:
+                self._ahead.claimed()
         finally:
             self._claiming = False
             self._assign(claimed, sent_at, children)
-        if claimed is None:
-            return PAUSE_S * self._means.rng.uniform(0.5, 1.5)
-        if claimed.jobs:
+        return await self._wait_after(claimed)
+
+    async def _sleep(self, wait_s: float) -> float:
+        """Sleep until a marker comes, then claim in the same breath; how long to sleep before the next claim.
+
+        The children are not taken, only counted: a settlement claims for the others. One that dies meanwhile, or is
+        replaced, is missed no sooner than its job is there; that job is then held, as if claimed ahead.
+        """
+        if self._burst:  # whoever asks if all is done must not miss a job that is on its way to us
+            await self._claims.marked(wait_s)
             return 0.0
-        await self._look_for_the_end(claimed)
-        return min(DUE_WAIT_S, claimed.wait_ms / 1000) if claimed.wait_ms is not None else IDLE_WAIT_S
+        count = min(self._room, self.pool.ready)
+        if count < 1:
+            return 0.0
+        claimed, sent_at = None, boottime()
+        self._promised = count
+        try:
+            claimed = await self._claims.when_marked(self._next(count), wait_s)
+        finally:
+            self._promised = 0
+            self._assign(claimed, sent_at, [])
+        return await self._wait_after(claimed)
+
+    async def _wait_after(self, claimed: work.Claimed | None) -> float:
+        if claimed is not None and claimed.jobs:
+            await asyncio.sleep(0)  # they are on their way to their children before more is asked for
+        elif claimed is not None:
+            await self._look_for_the_end(claimed)
+        await self._claims.rest(claimed)
+        return 0.0 if claimed is None else wait_after(claimed)
 
     def _wanted(self) -> work.NextClaim | None:
         """What a settlement about to be sent should claim."""
@@ -156,13 +184,13 @@ class Lane:
 
     def _arrived(self, claimed: work.Claimed | None, sent_at: float) -> None:
         children, self._reserved = self._reserved, []
+        if claimed is not None:
+            self._ahead.claimed()
         self._assign(claimed, sent_at, children)
 
     def _assign(self, claimed: work.Claimed | None, sent_at: float, children: list[ChildProcess]) -> None:
         """Begin the jobs on these children and any that came free meanwhile; hold the rest until one does."""
         free = deque(children)
-        if claimed is not None:
-            self._ahead.claimed()
         try:
             for taken in claimed.jobs if claimed is not None else ():
                 assignment = Assignment(self._means, self._settler, taken, sent_at)
@@ -177,30 +205,9 @@ class Lane:
                 self.pool.put_back(child)
 
     def _next(self, count: int) -> work.NextClaim:
-        """The terms of a claim, with a fresh token for each job it may bring: for `count` children, and ahead."""
-        settings, number = self._means.settings, next(self._means.claims)
-        ahead = self._ahead.room(self.pool.going_on) if may_claim_ahead(settings) else 0
-        return work.NextClaim(
-            tokens=tuple(f"{self._means.supervisor_id}:{number}:{index}" for index in range(count + ahead)),
-            at_once=count,
-            lease=self._means.lease,
-            worker_name=self._worker,
-            max_data=settings.max_data,
-            limiter_max=settings.limiter_max,
-            # Without a limiter of our own nothing may stand in for the duration that the queue's owner set.
-            limiter_ms=None if settings.limiter_max is None else int(settings.limiter_duration_s * 1000),
-        )
-
-    async def _sleep(self, wait_s: float) -> None:
-        self._sleeping = asyncio.get_running_loop().create_task(self._marker.wait(wait_s))
-        try:
-            await self._sleeping
-        except asyncio.CancelledError:
-            if self._accepting:
-                raise
-        except SandqError as error:
-            self._means.publish(StoreTrouble(doing=f"wait for jobs of {self._means.keys.queue}", why=str(error)))
-            await asyncio.sleep(PAUSE_S)
+        """The terms of a claim for so many children, and ahead."""
+        ahead = self._ahead.room(self.pool.going_on) if may_claim_ahead(self._means.settings) else 0
+        return self._claims.terms(count, ahead)
 
     # -- one job -------------------------------------------------------------------------------------------------------
 

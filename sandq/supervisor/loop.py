@@ -252,7 +252,11 @@ class Supervisor:
     def _add_lane(
         self, url: str, keys: QueueKeys, processor: Processor, settings: QueueSettings, undo: contextlib.AsyncExitStack
     ) -> None:
-        marker = Marker(url, keys, keys.client_name(self._settings.name))
+        def refused(why: str) -> None:
+            self._publish(StoreTrouble(doing=f"wait for jobs of {keys.queue}", why=why))
+
+        name, timeout_s = self._settings.name, self._settings.redis_timeout_s
+        marker = Marker(url, keys, keys.client_name(name), refused, redis_timeout=timeout_s)
         undo.push_async_callback(marker.close)
         means = Means(
             keys=keys,
@@ -268,8 +272,7 @@ class Supervisor:
         )
         # The pool wakes the lane and the lane borrows from the pool; the lane is there before any child is ready.
         pool = Pool(keys.queue, processor, settings, self._fleet, self._publish, partial(self._wake, keys.queue))
-        worker, burst = self._settings.name, self._burst
-        self._lanes[keys.queue] = Lane(means, pool, marker, worker, burst=burst, on_end=self._give_up)
+        self._lanes[keys.queue] = Lane(means, pool, marker, name, burst=self._burst, on_end=self._give_up)
         pool.refill()
 
     async def _close_pools(self) -> None:

@@ -1,8 +1,7 @@
-"""Where URLs lead, what they never show, how a wait ends, and which servers are refused."""
+"""Where URLs lead, what they never show, and which servers are refused."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from nodes import Nodes, client, holder, moving, redirected, until
-from redis import Redis
 from test_executors import async_run, both, count, echo, sync_run
 
 from sandq.errors import ConfigError, QueueError, StartRefused, StoreRefused, StoreUnavailable
-from sandq.store.connections import Marker, check_server, judge_server
+from sandq.store.connections import check_server, judge_server
 from sandq.store.executors import SyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.store.urls import parse_url, redact, resolve_url
@@ -137,89 +135,6 @@ def test_a_server_that_is_not_there_or_hangs_is_one_line_soon(server: RedisServe
     server.kill()
     with pytest.raises(StoreUnavailable, match="does not answer"):
         check_server(server.url)
-
-
-def test_a_marker_wakes_whoever_waits_and_the_waiting_is_listed_by_name(
-    redis_url: str, redis_client: Redis, keys: QueueKeys
-) -> None:
-    async def run() -> None:
-        marker = Marker(redis_url, keys, keys.client_name("w1"))
-        assert not await marker.wait(0.01)
-        waiting = asyncio.create_task(marker.wait(30))
-        await asyncio.to_thread(
-            until, lambda: keys.client_name("w1") in blocked(redis_client), "the marker is waited for"
-        )
-        redis_client.zadd(keys.key("marker"), {"0": 0})
-        async with asyncio.timeout(1):
-            assert await waiting
-        await marker.close()
-
-    asyncio.run(run())
-
-
-def test_closing_ends_a_wait_at_once(redis_url: str, redis_client: Redis, keys: QueueKeys) -> None:
-    async def run() -> None:
-        marker = Marker(redis_url, keys, keys.client_name())
-        waiting = asyncio.create_task(marker.wait(30))
-        await asyncio.to_thread(until, lambda: keys.client_name() in blocked(redis_client), "the marker is waited for")
-        await marker.close()
-        async with asyncio.timeout(1):
-            assert not await waiting
-            assert not await marker.wait(30)
-
-    asyncio.run(run())
-
-
-def test_closing_ends_a_wait_that_is_still_connecting(server: RedisServer, keys: QueueKeys) -> None:
-    async def run() -> None:
-        marker = Marker(server.url, keys, keys.client_name())
-        server.pause()
-        waiting = asyncio.create_task(marker.wait(30))
-        await asyncio.sleep(0)
-        await marker.close()
-        async with asyncio.timeout(1):
-            assert not await waiting
-
-    asyncio.run(run())
-
-
-def test_a_wait_on_a_server_that_hangs_or_is_gone_still_ends(server: RedisServer, keys: QueueKeys) -> None:
-    async def run() -> None:
-        marker = Marker(server.url, keys, keys.client_name())
-        assert not await marker.wait(0.01)
-        server.pause()
-        started = time.monotonic()
-        assert not await marker.wait(0.1)
-        assert time.monotonic() - started < 2
-        server.kill()
-        started = time.monotonic()
-        for _ in range(3):
-            assert not await marker.wait(0.1)
-        assert 0.05 < time.monotonic() - started < 1, "neither spinning nor hanging"
-        server.start()
-        with server.client() as client:
-            client.zadd(keys.key("marker"), {"0": 0})
-        assert await marker.wait(5)
-        await marker.close()
-
-    asyncio.run(run())
-
-
-def test_a_marker_key_of_another_type_is_refused(redis_url: str, redis_client: Redis, keys: QueueKeys) -> None:
-    redis_client.set(keys.key("marker"), "x")
-
-    async def run() -> None:
-        marker = Marker(redis_url, keys, keys.client_name())
-        with pytest.raises(StoreRefused, match="WRONGTYPE"):
-            await marker.wait(1)
-        await marker.close()
-
-    asyncio.run(run())
-
-
-def blocked(client: Redis) -> set[str]:
-    """The names of those who wait in a blocking command."""
-    return {each["name"] for each in client.client_list() if "b" in each["flags"]}
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from sandq.config import QueueSettings
 from sandq.job import Job, JobState
 from sandq.queue import Queue
 from sandq.supervisor import ahead
+from sandq.supervisor.claims import IDLE_WAIT_S
 from sandq.supervisor.facts import Settled, Started, Stopping
-from sandq.supervisor.lane import IDLE_WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -32,6 +32,13 @@ def test_a_child_is_dead_before_its_lock_can_pass_on(lock_s):
     assert 2 * lease.renew_every_s + lease.renew_try_s <= lease.kill_after_s + 1e-9
 
 
+@pytest.mark.parametrize("lock_s", [1, 2, 15, 600])
+def test_a_job_that_comes_at_the_end_of_its_claims_wait_outlives_a_renewal_that_fails_once(lock_s):
+    lease = Lease(lock_s)
+    failed = lease.renew_every_s + lease.renew_try_s + lease.fence_after_s  # and is tried again
+    assert lease.claim_wait_s + failed + lease.renew_try_s < lease.kill_after_s
+
+
 def test_a_lock_too_short_to_renew_is_refused():
     with pytest.raises(ConfigError, match=r"lock 0\.5s is too short .* use at least 1s"):
         Lease(0.5)
