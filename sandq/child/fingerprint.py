@@ -1,13 +1,14 @@
 """What a job may have changed about its process: put back what can be put back, and tell what cannot.
 
 Taken once, when the processor is loaded: what an import or `setup()` opened and started is the child's own. After each
-job everything is compared with it, which is a good part of what a short job costs (some 10 us): each thing in the
+job everything is compared with it, which is a good part of what a short job costs (some 7 us): each thing in the
 cheapest way that is certain, and by name only where something has changed.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import gc
 import importlib
 import os
@@ -27,9 +28,11 @@ _SIGNALS = tuple(number for number in range(1, 32) if number not in (signal.SIGK
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _SHOWN = 3
 _FD_FOLDER = "/proc/self/fd"
+_OUT_OF_THE_WAY = 200  # what we keep open ourselves is above: there is code that counts from 3
 # What `signal` wraps: its conversions to enums would cost more than all else here.
 _signal = importlib.import_module("_signal")
 _handler_of = _signal.getsignal
+_set_timer = _signal.setitimer
 
 
 def dump_on_request() -> None:
@@ -55,13 +58,17 @@ class Fingerprint:
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._threads = _threads()
         self._standard = _standard_files()
+        self._fd_folder = _out_of_the_way(os.open(_FD_FOLDER, os.O_RDONLY))
         self._fd_names = _fd_names()
         self._fds = _open_fds(self._fd_names)
         # The listing shows its own fd, too. Before Linux 6.2, and elsewhere, this size is no count.
-        self._fds_are_counted = _fd_count() == len(self._fds) == len(self._fd_names) - 1
+        self._fds_are_counted = _fd_count(self._fd_folder) == len(self._fds) == len(self._fd_names) - 1
+        self._fd_folder_was = _file_and_size(self._fd_folder)
         self._fd_poll = select.poll()
         for fd in self._fds:
             self._fd_poll.register(fd, 0)
+        if any(event & select.POLLNVAL for _, event in self._fd_poll.poll(0)):  # O_PATH: open, and nothing to poll
+            self._fds_are_counted = False
 
     def restore(self, may_leave: Collection[str] = ()) -> str:
         """Put back what a job changed; what is left of it and cannot be put back, in words, or "".
@@ -87,7 +94,7 @@ class Fingerprint:
     def _restore_signals(self) -> None:
         """Timers first: what fires while we work would meet the job's handler."""
         for timer in _TIMERS:
-            _signal.setitimer(timer, 0)
+            _set_timer(timer, 0)
         if (now := _handlers()) != self._handlers:
             for number, was, handler in zip(_SIGNALS, self._handlers, now, strict=True):
                 if handler != was and was is not None:  # None: one that Python did not install and cannot put back
@@ -146,7 +153,7 @@ class Fingerprint:
         """Whether exactly those fds are open that were: as many, and each of those. A listing takes thrice the time."""
         if not self._fds_are_counted:
             return _fd_names() == self._fd_names
-        if _fd_count() != len(self._fds):
+        if _file_and_size(self._fd_folder) != self._fd_folder_was:
             return False
         said = self._fd_poll.poll(0)  # that one has hung up, at most
         return not said or not any(event & select.POLLNVAL for _, event in said)
@@ -188,8 +195,14 @@ def _fd_names() -> list[str]:
     return os.listdir(_FD_FOLDER)  # noqa: PTH208  # names are enough, and twenty times as fast
 
 
-def _fd_count() -> int:
-    return os.stat(_FD_FOLDER).st_size  # noqa: PTH116  # likewise
+def _fd_count(folder: int) -> int:
+    return os.fstat(folder).st_size
+
+
+def _file_and_size(fd: int) -> tuple[int, int, int]:
+    """That it is the same file says that its size is still the count."""
+    stat = os.fstat(fd)
+    return stat.st_ino, stat.st_dev, stat.st_size
 
 
 def _open_fds(names: list[str]) -> set[int]:
@@ -202,6 +215,16 @@ def _open_fds(names: list[str]) -> set[int]:
             continue
         found.add(fd)
     return found
+
+
+def _out_of_the_way(fd: int) -> int:
+    """The same under a higher number, where the limit of open files allows that."""
+    try:
+        higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
+    except OSError:
+        return fd
+    os.close(fd)
+    return higher
 
 
 def _standard_files() -> list[tuple[int, int] | None]:

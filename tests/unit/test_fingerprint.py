@@ -28,7 +28,10 @@ os.write(report, json.dumps([left, {after}]).encode())
 """
 
 # As Linux was before 6.2: the size of /proc/self/fd says nothing.
-NO_COUNT = "import gc, sandq.child.fingerprint; sandq.child.fingerprint._fd_count = lambda: 0"
+NO_COUNT = "import gc, sandq.child.fingerprint; sandq.child.fingerprint._fd_count = lambda _: 0"
+
+
+FULL_COLLECTIONS = "gc.get_stats()[2]['collections']"  # only what has to look for something pays for one
 
 
 def left_by(job: str, after: str = "None", before: str = "", may_leave: tuple[str, ...] = ()) -> tuple[str, Any]:
@@ -134,12 +137,13 @@ def test_a_crash_in_c_code_leaves_a_stack_after_any_job(handler: str) -> None:
         ("os.dup2(os.open('/dev/zero', os.O_RDONLY), 0)", "replaced its standard input, output or error"),
         ("os.dup2(2, 1)", "replaced its standard input, output or error"),
         ("os.dup2(os.open('/dev/null', os.O_WRONLY), 2)", "replaced its standard input, output or error"),
+        ("os.dup2(os.pipe()[0], 0)", "replaced its standard input, output or error"),
         (
             "import subprocess; program = subprocess.Popen(['sleep', '0.5'])",
             r"left 1 process running: \d+ \(\w+\)",  # its name, or still ours: it may not have come that far
         ),
         (
-            "import tempfile; gone = tempfile.mkdtemp(); os.chdir(gone); own = Fingerprint(); os.rmdir(gone)",
+            "import tempfile; gone = tempfile.mkdtemp(); os.chdir(gone); was, own = own, Fingerprint(); os.rmdir(gone)",
             "cannot return to its working directory: No such file or directory",
         ),
     ],
@@ -147,6 +151,24 @@ def test_a_crash_in_c_code_leaves_a_stack_after_any_job(handler: str) -> None:
 def test_what_cannot_be_put_back_is_told(job: str, said: str) -> None:
     left, _ = left_by(job)
     assert re.fullmatch(said, left), left
+
+
+@pytest.mark.parametrize("fd", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_another_file_in_the_place_of_a_standard_one_is_told_whatever_kind_it_is(fd: int, kind: str) -> None:
+    """A pipe and a file each in place of one of its own kind: as many are open, and nothing else differs."""
+    make = {"pipe": "pipes.append(os.pipe()); end = pipes[-1][0]", "file": "end = os.memfd_create('x')"}[kind]
+    place = f"{make}; os.dup2(end, {fd}); end > 2 and {kind == 'file'} and os.close(end)"
+    left, _ = left_by(place, before=f"pipes = []; {place}")
+    assert left == "replaced its standard input, output or error"
+
+
+@pytest.mark.parametrize("fd", [0, 1, 2])
+def test_a_standard_file_that_was_opened_anew_is_the_same_file(fd: int) -> None:
+    before = f"import gc; pipe = os.pipe(); os.dup2(pipe[1], {fd})"
+    job = f"again = os.open('/proc/self/fd/{fd}', os.O_WRONLY); os.dup2(again, {fd}); os.close(again)"
+    job += f"; before = {FULL_COLLECTIONS}"
+    assert left_by(job, f"{FULL_COLLECTIONS} - before", before) == ("", 0)
 
 
 @pytest.mark.parametrize(
@@ -196,14 +218,45 @@ def test_a_thread_that_has_always_been_there_is_no_news_to_a_job_that_imports_th
     )
 
 
-FULL_COLLECTIONS = "gc.get_stats()[2]['collections']"  # only what has to look for something pays for one
-
-
 def test_a_pipe_of_its_own_that_hung_up_is_still_the_childs_own() -> None:
     before = "import gc; read, write = os.pipe(); os.close(write)"
     assert left_by(f"before = {FULL_COLLECTIONS}", f"{FULL_COLLECTIONS} - before", before) == ("", 0)
     assert left_by("os.close(read)", before=before)[0].startswith("closed what is not its own")
     assert left_by("kept = os.dup(read)", before=before)[0].startswith("left 1 file open")
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ("pass", ""),
+        ("kept = os.dup(place)", r"left 1 file open: .*"),
+        ("os.close(place)", r"closed what is not its own: .*"),
+    ],
+)
+def test_a_place_of_its_own_that_cannot_be_polled_is_compared_like_any_other_file(job: str, said: str) -> None:
+    before = "import gc; place = os.open('/', os.O_PATH)"
+    left, looked = left_by(f"before = {FULL_COLLECTIONS}; {job}", f"{FULL_COLLECTIONS} - before", before)
+    assert re.fullmatch(said, left), left
+    assert looked == bool(said)
+
+
+def test_a_file_in_the_place_of_the_one_that_counts_files_is_not_taken_for_a_count() -> None:
+    """As long as there are files open, with one that was left among them."""
+    job = """
+        kept = open('/etc/passwd')
+        other = os.memfd_create('x')
+        os.truncate(other, own._fd_folder_was[2])
+        os.dup2(other, own._fd_folder)
+        os.close(other)
+        """
+    assert left_by(job)[0].startswith("left 1 file open: ")
+
+
+def test_what_is_kept_open_for_looking_is_out_of_the_way_where_the_limit_of_files_allows_that() -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+    next_one = "os.dup(0) - report"  # the report's was the last to be opened
+    assert left_by("pass", next_one) == ("", 1)
+    assert left_by("pass", next_one, limited) == ("", 2)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,18 @@ def test_the_supervisor_speaks_its_own_kinds_to_the_child() -> None:
     assert Decoder(from_child=False, max_body=MAX_BODY).feed(encode(frame)) == [frame]
 
 
+plain = st.text() | st.integers()
+values = plain | st.booleans() | st.none() | st.sampled_from(Kind) | st.lists(plain, max_size=3)
+
+
+@given(
+    st.dictionaries(st.text(max_size=9), plain, max_size=5) | st.dictionaries(st.text(max_size=9), values, max_size=5)
+)
+def test_a_head_is_written_as_json_writes_it(fields: dict[str, object]) -> None:
+    data = encode(Frame(Kind.RUN, 3, fields))
+    assert data[HEADER.size :].decode() == json.dumps(fields, separators=(",", ":"))
+
+
 def test_a_head_over_the_limit_is_not_sent() -> None:
     with pytest.raises(ProtocolError, match="are allowed"):
         encode(Frame(Kind.LOG, 0, {"level": "x" * MAX_HEAD}))
