@@ -9,8 +9,8 @@ becomes `local base, slot = KEYS[1], KEYS[2]` and `local op, token, lock_ms = ..
 argument `rest...` binds `rest_from`, the index in ARGV where the repeated part begins.
 
 Redis runs the whole text at every call, and to make the hundred functions of all fragments would cost more than what a
-common call does with them. Those of the fragments named under `seldom` are nil until somebody calls `seldom()`, which
-does nothing in a script without that line. Whoever uses such a fragment calls it first.
+common call does with them. Those of the fragments named under `seldom` are made when the first of them is used: where
+the others and the body say `promote_due`, Redis reads `seldom().promote_due`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from functools import cache
 from importlib.resources import files
 
 _HEADER = re.compile(r"^-- (keys|args|uses|seldom): *(.*)$")
-_GLOBAL = re.compile(r"^local (function )?(\w+)(?= =|\()", re.MULTILINE)
+_GLOBAL = re.compile(r"^local (?:function )?(\w+)(?= =|\()", re.MULTILINE)
+_COMMENT = re.compile(r"--.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ def _fragments(names: tuple[str, ...], seen: dict[str, str]) -> None:
             seen[name] = text
 
 
-def _library(header: dict[str, tuple[str, ...]], body: str) -> str:
-    """All fragments, each before those that use it; the seldom ones inside of one function."""
+def _program(header: dict[str, tuple[str, ...]], body: str) -> str:
+    """All fragments, each before those that use it, and the body; the seldom ones inside of one function."""
     found: dict[str, str] = {}
     _fragments(header["uses"], found)
     seldom = {name: text for name, text in found.items() if name in header["seldom"]}
@@ -69,20 +70,26 @@ def _library(header: dict[str, tuple[str, ...]], body: str) -> str:
         _fragments(_headers(text)["uses"], early)
     before = "".join(text for name, text in early.items() if name not in seldom)
     after = "".join(text for name, text in found.items() if name not in early and name not in seldom)
-    return before + _seldom("".join(seldom.values()), after + body) + after
+    return before + _with_seldom("".join(seldom.values()), after + body)
 
 
-def _seldom(text: str, users: str) -> str:
-    """One function that makes what `text` defines, as far as `users` know it: Lua lets one reach 60 outer names."""
-    names = [match[2] for match in _GLOBAL.finditer(text) if re.search(rf"\b{match[2]}\b", users)]
+def _with_seldom(text: str, users: str) -> str:
+    """One function that makes what `text` defines, once, and `users` who go through it to what they use of that.
+
+    What it made hangs in one table: a name of its own for each would be made at every call, and handed on by all in
+    between. It is found by name, so a user's own local must not be called the same.
+    """
+    defined = "|".join(_GLOBAL.findall(text))
+    use = re.compile(rf"""(?<![\w.:'"])({defined})(?![\w'"]| =)""")
+    names = sorted(set(use.findall(_COMMENT.sub("", users)))) if defined else []
     if not names:
-        return "local function seldom() end\n" if "seldom()" in users else ""
-
-    def shared(match: re.Match[str]) -> str:
-        return (match[1] or "") + match[2] if match[2] in names else match[0]
-
-    made = _GLOBAL.sub(shared, text)
-    return f"local {', '.join(names)}\nlocal function seldom()\n  if {names[0]} then return end\n{made}end\n"
+        return users
+    made = ", ".join(f"{name} = {name}" for name in names)
+    function = (
+        f"local made\nlocal function seldom()\n  if made then return made end\n{text}"
+        f"  made = {{{made}}}\n  return made\nend\n"
+    )
+    return function + use.sub(r"seldom().\1", users)
 
 
 def _bind(names: tuple[str, ...], table: str) -> str:
@@ -103,7 +110,7 @@ def load(name: str) -> Script:
     bindings = _bind(header["keys"], "KEYS") + _bind(fixed, "ARGV")
     if repeats:
         bindings += f"local {args[-1]}_from = {len(args)}\n"
-    source = bindings + _library(header, body) + body
+    source = bindings + _program(header, body)
     sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name=name, keys=header["keys"], args=args, repeats=repeats, source=source, sha=sha)
 

@@ -35,7 +35,6 @@ local function check_simple()
 end
 
 if related then
-  seldom()
   check_types(q)
 else
   check_simple()

@@ -48,7 +48,6 @@ local function word_for(s, lock, has_children)
   if not s.facts then return 'missing' end
   if not is_active(q, s.id) then return 'not-active' end
   if has_children or s.terminal then return 'ok' end
-  seldom()
   return refusal_of(q, s) or 'ok'
 end
 
@@ -61,7 +60,6 @@ local function check(written, has_children)
     simple = simple and (ends or s.word == 'missing')
     to[s.to] = true
   end
-  if points ~= '0' or not simple then seldom() end
   if points ~= '0' then check_metrics(q) end
   if simple then
     check_take(q)
@@ -92,7 +90,6 @@ end
 
 local function write(s)
   if not q.none_cancelled then
-    seldom()
     forget_cancel(q, s.id)
   end
   if s.limit_ms then redis.call('SET', q.limiter, '9007199254740991', 'PX', s.limit_ms) end -- as if set by hand

@@ -24,7 +24,6 @@ local function read_facts(q, id)
     spent = fields[6] or fields[7] or fields[8] or fields[9],
   }
   if fields[4] or fields[5] then
-    seldom()
     facts.parent = parent_from(fields[4], fields[5])
   end
   return facts
@@ -36,7 +35,6 @@ end
 
 local function read_finish(q, id)
   local facts = read_facts(q, id)
-  seldom()
   if facts then check_others(q, facts) end
   return facts
 end
@@ -47,7 +45,6 @@ local function common_keep(q, how)
   local name = how.to .. how.keep
   local keep = q.keeps[name]
   if not keep and how.keep ~= '' then
-    seldom()
     keep = as_keep(decode(how.keep))
   elseif not keep then
     keep = how.to == 'completed' and {count = 1000, age = 86400} or {count = -1, age = 604800}
@@ -61,7 +58,6 @@ local function retention(q, facts, how)
   local option = facts.opts.removeOnComplete
   if how.to == 'failed' then option = facts.opts.removeOnFail end
   if option == nil then return common_keep(q, how) end
-  seldom()
   return as_keep(option) or common_keep(q, how)
 end
 
@@ -71,7 +67,6 @@ local function erase(q, ids)
   for _, id in ipairs(ids) do
     local fields = redis.pcall('HMGET', job_key(q, id), 'parentKey', 'parent')
     if fields[1] or fields[2] then
-      seldom()
       local parent = parent_from(fields[1], fields[2])
       -- A parent's key of a foreign type must not stop the deletion of a job half way.
       if parent then pcall(detach_child, parent, job_key(q, id)) end
@@ -140,7 +135,6 @@ end
 
 local function finish_one(q, id, facts, how)
   if not is_plain(facts) then
-    seldom()
     tell_others(q, id, facts, how)
   end
   local keep = retention(q, facts, how)
@@ -151,7 +145,6 @@ local function finish_one(q, id, facts, how)
   end
   emit_end(q, id, facts, how)
   if how.points > 0 then
-    seldom()
     count_metrics(q, how.to, how.points, how.now)
   end
 end

@@ -13,7 +13,6 @@ local new_parents = {}
 
 local function parent_at(key, json)
   if not key then return nil end
-  seldom()
   local named = decode(json)
   if not new_parents[key] then
     new_parents[key] = {q = queue_keys(named.queueKey .. ':'), id = named.id, key = key}
@@ -36,7 +35,6 @@ local function read_new(q, at, now)
     redis.call('HLEN', job_key(q, job.id))
   end
   if job.rule then
-    seldom()
     redis.call('STRLEN', dedup_key(q, job.rule.id))
     redis.call('HLEN', next_key(q, job.rule.id))
   end
@@ -68,7 +66,6 @@ local function spec_of(job, id)
 end
 
 local function add_again(q, job, id, now)
-  seldom()
   if job.parent then
     if other_parent(q, id, job.parent) then return 'other-parent', id end
     attach(q, id, job.parent, job.parent_json)

@@ -47,7 +47,6 @@ local function read_job(q, id, max_data)
   local size = redis.pcall('HSTRLEN', job, 'data')
   if type(size) ~= 'number' then return nil end
   if size > max_data then
-    seldom()
     return {id = id, size = size, fields = read_without_data(job)}
   end
   local fields = redis.call('HGETALL', job)
@@ -119,7 +118,6 @@ local function start_all(q, jobs, tokens, from, rule, bounds)
   for index, job in ipairs(jobs) do
     local before = values_of(job.fields)
     if bounds.max and not before.defa then
-      seldom()
       count_limit(q, bounds.max, bounds.duration)
       q.never_limited = false
     end
@@ -130,7 +128,6 @@ end
 -- How many of so many may begin now; if none, why, and for how long.
 local function room_for(q, bounds, count, is_first)
   if not q.never_limited and (is_first or bounds.max) then
-    seldom()
     local limited = limited_ms(q, bounds.max)
     if limited > 0 then return 0, 'limited', limited end
   end
@@ -145,13 +142,11 @@ end
 local function none_left(q, now)
   if redis.call('LLEN', q.wait) > 0 then return 'empty', 0 end -- gave up among ids without jobs: ask again
   if q.none_delayed then return 'empty', -1 end
-  seldom()
   return 'empty', until_due_ms(q, now)
 end
 
 local function take(q, rule, tokens)
   if not q.none_delayed then
-    seldom()
     promote_due(q, rule.now)
   end
   local meta, wanted = meta_of(q), #tokens
