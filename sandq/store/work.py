@@ -142,7 +142,8 @@ def settle_all(
     repeated = [value for ending in endings for value in _ending_args(ending)]
 
     def parse(reply: Sequence[Any]) -> AllSettled:
-        return AllSettled(tuple(map(_text, reply[0])), _claimed(keys, reply[1]) if len(reply) > 1 else None)
+        words = tuple(map(_text, reply[: len(endings)]))
+        return AllSettled(words, _claimed(keys, reply, len(words)) if len(reply) > len(words) else None)
 
     named = {**_claim_args(wanted), **finish_args(settings), "count": len(endings)}
     return call("settle", keys.base, parse, named, (*repeated, *wanted.tokens))
@@ -249,17 +250,13 @@ def _ending_args(ending: Ending) -> tuple[Arg, ...]:
     return ending.job_id, ending.token, *settlement_args(ending.settlement)
 
 
-def _claimed(keys: QueueKeys, reply: Sequence[Any]) -> Claimed:
-    wait_ms = int(reply[1])
-    return Claimed(
-        tuple(_taken(keys, raw) for raw in reply[2:]),
-        None if wait_ms < 0 else wait_ms,
-        _text(reply[0]),
-    )
+def _claimed(keys: QueueKeys, reply: Sequence[Any], start: int = 0) -> Claimed:
+    why, wait_ms = reply[start], int(reply[start + 1])
+    jobs = tuple(_taken(keys, *reply[at : at + 4]) for at in range(start + 2, len(reply), 4))
+    return Claimed(jobs, None if wait_ms < 0 else wait_ms, _text(why))
 
 
-def _taken(keys: QueueKeys, raw: Sequence[Any]) -> Taken:
-    job_id, token, size, flat = raw
+def _taken(keys: QueueKeys, job_id: bytes, token: bytes, size: int, flat: Sequence[bytes]) -> Taken:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return Taken(Job.from_hash(keys.queue, _text(job_id), fields), _text(token), None if size < 0 else size)
 

@@ -9,7 +9,7 @@ local stored = replay(slot, op)
 if stored then return stored end
 
 local q = queue_keys(base)
-local now = math.floor(now_us() / 1000)
+local _, now = clock()
 
 -- All are read, and their keys' types with them, before the first is written.
 local jobs, delayed, prioritized, related = {}, false, false, false

@@ -6,11 +6,11 @@
 
 local INDEX_MS = 86400000 -- longer than any one supervisor's ttl
 
-local q = queue_keys(base)
+local supervisors = base .. 'sq:supervisors'
 local now = now_ms()
-redis.call('ZCARD', q.supervisors)
-redis.call('SET', q.base .. 'sq:supervisor:' .. supervisor, info, 'PX', ttl_ms)
-redis.call('ZREMRANGEBYSCORE', q.supervisors, 0, now - 1)
-redis.call('ZADD', q.supervisors, now + tonumber(ttl_ms), supervisor)
-redis.call('PEXPIRE', q.supervisors, INDEX_MS)
+redis.call('ZCARD', supervisors)
+redis.call('SET', base .. 'sq:supervisor:' .. supervisor, info, 'PX', ttl_ms)
+redis.call('ZREMRANGEBYSCORE', supervisors, 0, now - 1)
+redis.call('ZADD', supervisors, now + tonumber(ttl_ms), supervisor)
+redis.call('PEXPIRE', supervisors, INDEX_MS)
 return 'ok'

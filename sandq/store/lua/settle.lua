@@ -8,7 +8,7 @@
 --       are to be written; '' for none
 -- uses: core reply event finish take active cancel leaving
 -- seldom: queue place create parent dedup others metrics keep limiter oversize cancel leaving
--- replies: {{word...}} or {{word...}, claimed}; one word for each settlement, in their order:
+-- replies: {word...} or {word..., claimed...}, claimed as claim.lua replies; one word for each settlement, in their order:
 --          'ok'; 'missing' (its hash is gone; the lock is given up); with nothing changed
 --          'lost' 'not-active' 'pending-children' 'failed-children' 'nothing-to-wait-for' 'cancel-requested'
 -- When no settlement changed anything, nothing is claimed either.
@@ -16,35 +16,48 @@
 local WIDTH = 5
 
 local q = queue_keys(base)
-local rule = claim_rule(now_us(), lock_ms, worker, limiter_max, limiter_ms, max_data, at_once)
+local rule = claim_rule(lock_ms, worker, limiter_max, limiter_ms, max_data, at_once)
 local tokens_from = rest_from + tonumber(count) * WIDTH
 
 local function settlements()
   local given = {}
   for at = rest_from, tokens_from - 1, WIDTH do
-    local to, value = ARGV[at + 2], ARGV[at + 3]
-    local s = ARGV[at + 4] == '' and {} or cjson.decode(ARGV[at + 4])
-    s.id, s.token, s.to, s.job = ARGV[at], ARGV[at + 1], to, job_key(q, ARGV[at])
-    s.terminal = to == 'completed' or to == 'failed'
-    if to == 'completed' then s.result = value else s.reason = value end
+    local id, to, job = ARGV[at], ARGV[at + 2], job_key(q, ARGV[at])
+    local s = {
+      id = id, token = ARGV[at + 1], to = to, value = ARGV[at + 3], job = job, lock = job .. ':lock', facts = false,
+      terminal = to == 'completed' or to == 'failed',
+    }
+    if ARGV[at + 4] ~= '' then
+      for name, said in pairs(cjson.decode(ARGV[at + 4])) do s[name] = said end
+    end
     given[#given + 1] = s
   end
   return given
 end
 
--- The locks of all, and whether one of them may have children left to wait for or failed ones.
+-- What the slot holds, and then the locks.
 local function read_locks(given)
-  local locks, children = {}, {}
+  local keys = {slot}
+  for _, s in ipairs(given) do keys[#keys + 1] = s.lock end
+  return redis.call('MGET', unpack(keys))
+end
+
+-- Whether nothing of all that is there which mostly is not, and whether one of them may have children left to wait for
+-- or failed ones.
+local function read_unusual(given)
+  local keys = {q.stalled, q.cancels, unusual_keys(q)}
+  local children_from = #keys + 1
   for index, s in ipairs(given) do
-    locks[index] = s.job .. ':lock'
-    children[2 * index - 1], children[2 * index] = s.job .. ':dependencies', s.job .. ':unsuccessful'
+    local at = children_from + 2 * index
+    keys[at - 2], keys[at - 1] = s.job .. ':dependencies', s.job .. ':unsuccessful'
   end
-  return redis.call('MGET', unpack(locks)), redis.call('EXISTS', unpack(children)) > 0
+  local none = redis.call('EXISTS', unpack(keys)) == 0
+  return none, not none and redis.call('EXISTS', unpack(keys, children_from)) > 0
 end
 
 local function word_for(s, lock, has_children)
   if lock ~= s.token then return 'lost' end
-  s.facts = read_facts(q, s.id)
+  s.facts = read_facts(q, s.id) or false
   if not s.facts then return 'missing' end
   if not is_active(q, s.id) then return 'not-active' end
   if has_children or s.terminal then return 'ok' end
@@ -53,20 +66,19 @@ end
 
 -- Reads only: everything is checked before the first write, since scripts do not roll back. What nearly all are, the end
 -- of a job that concerns no other one, writes to few keys.
-local function check(written, has_children)
-  local simple, to = not has_children, {}
+local function check(written, none_unusual, has_children)
+  local simple = not has_children
   for _, s in ipairs(written) do
-    local ends = s.terminal and not s.limit_ms and s.facts and is_plain(s.facts)
-    simple = simple and (ends or s.word == 'missing')
-    to[s.to] = true
+    simple = simple and (not s.facts or (s.terminal and not s.limit_ms and is_plain(s.facts)))
   end
   if points ~= '0' then check_metrics(q) end
   if simple then
-    check_take(q)
-    q.none_stalled = redis.call('SCARD', q.stalled) == 0
-    q.none_cancelled = redis.call('HLEN', q.cancels) == 0
-    if to.completed then redis.call('ZCARD', q.completed) end
-    if to.failed then redis.call('ZCARD', q.failed) end
+    check_take(q, none_unusual)
+    q.none_stalled = none_unusual or redis.call('SCARD', q.stalled) == 0
+    q.none_cancelled = none_unusual or redis.call('HLEN', q.cancels) == 0
+    for _, s in ipairs(written) do
+      if s.terminal then count_finished(q, q[s.to]) end
+    end
     return
   end
   check_types(q)
@@ -79,7 +91,7 @@ end
 -- The DEL of the locks comes first: it passes when Redis is out of memory, and then everything does.
 local function give_up(written)
   local ids, locks = {}, {}
-  for index, s in ipairs(written) do ids[index], locks[index] = s.id, s.job .. ':lock' end
+  for index, s in ipairs(written) do ids[index], locks[index] = s.id, s.lock end
   redis.call('DEL', unpack(locks))
   if not q.none_stalled then redis.call('SREM', q.stalled, unpack(ids)) end
   for _, id in ipairs(ids) do
@@ -99,7 +111,7 @@ local function write(s)
   end
   if s.stacktrace then redis.call('HSET', s.job, 'stacktrace', s.stacktrace) end
   finish_one(q, s.id, s.facts, {
-    to = s.to, value = s.result or s.reason, now = rule.now, prev = 'active', points = tonumber(points),
+    to = s.to, value = s.value, now = rule.now, prev = 'active', points = tonumber(points),
     keep = s.to == 'completed' and keep_completed or keep_failed, death = s.death or '',
   })
 end
@@ -108,7 +120,7 @@ end
 -- checked by now, so each can be answered for when its turn comes.
 local function write_in_turn(given, words)
   for index, s in ipairs(given) do
-    if s.word == 'ok' then words[index] = refusal_of(q, s) or 'ok' end
+    if words[index] == 'ok' then words[index] = refusal_of(q, s) or 'ok' end
     if words[index] == 'ok' or words[index] == 'missing' then
       give_up({s})
       if words[index] == 'ok' then write(s) end
@@ -129,23 +141,24 @@ local function claim_next(ended, tokens)
 end
 
 local function show(settled, jobs)
-  if #ARGV < tokens_from or not settled[2] then return {settled[1]} end
-  return {settled[1], show_taken(q, settled[2], rule, jobs)}
+  if #ARGV < tokens_from or not settled[2] then return settled[1] end
+  return show_taken(q, settled[2], rule, jobs, settled[1])
 end
 
-local settled = replay(slot, op)
-if settled then return show(settled) end
 local given, words, written = settlements(), {}, {}
+local found = read_locks(given)
+local settled = answered(found[1], op)
+if settled then return show(settled) end
 local tokens = arguments(tokens_from)
 read_active(q, #given + #tokens)
-local locks, has_children = read_locks(given)
+local none_unusual, has_children = read_unusual(given)
 for index, s in ipairs(given) do
-  s.word = word_for(s, locks[index], has_children)
-  words[index] = s.word
-  if s.word == 'ok' or s.word == 'missing' then written[#written + 1] = s end
+  local word = word_for(s, found[index + 1], has_children)
+  words[index] = word
+  if word == 'ok' or word == 'missing' then written[#written + 1] = s end
 end
-if not written[1] then return {words} end
-check(written, has_children)
+if not written[1] then return words end
+check(written, none_unusual, has_children)
 -- Claiming is what pauses when Redis is out of memory. The settlements pass: their first write is a DEL.
 if tokens[1] and not can_reserve(slot) then tokens = {} end
 if has_children then
@@ -153,7 +166,7 @@ if has_children then
 else
   give_up(written)
   for _, s in ipairs(written) do
-    if s.word == 'ok' then write(s) end
+    if s.facts then write(s) end
   end
   keep_finished(q, rule.now)
 end
@@ -163,6 +176,6 @@ for index, s in ipairs(given) do
   changed = changed or word == 'ok' or word == 'missing'
   ended = ended or word == 'missing' or (word == 'ok' and s.terminal)
 end
-if not changed then return {words} end
+if not changed then return words end
 local taken, jobs = claim_next(ended, tokens)
 return show(remember(slot, op, {words, taken}), jobs)

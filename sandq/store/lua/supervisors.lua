@@ -3,9 +3,9 @@
 -- uses: queue
 -- replies: {json, json, ...}
 
-local q = queue_keys(base)
+local supervisors = base .. 'sq:supervisors'
 local reply = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.supervisors, now_ms(), '+inf')) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', supervisors, now_ms(), '+inf')) do
   local info = redis.call('GET', base .. 'sq:supervisor:' .. id)
   if info then reply[#reply + 1] = info end
 end

@@ -2,7 +2,8 @@
 --   queue_keys(base) -> q     every structural key by name; `base` ends with a colon
 --   job_key(q, id)            the job's hash; beside it :lock :logs :dependencies :processed :failed :unsuccessful
 --   text(n)                   a whole number in decimal: Lua itself would keep only 14 digits
---   now_us()                  Redis TIME, the only clock for what is stored
+--   clock() -> us, ms         Redis TIME, the only clock for what is stored: microseconds as text (a number would have
+--                             to be printed), milliseconds as a number
 --   meta_of(q)                what the queue's meta says, read once in a script: {paused, most, max, duration, version,
 --                             events_limit}; `most` and the limiter's are numbers or nil, the other two are text
 --   decode(json)              a table; {} when the text is absent, malformed or not an object
@@ -29,7 +30,6 @@ local function queue_keys(base)
     stalled_check = base .. 'stalled-check',
     schedulers = base .. 'repeat',
     cancels = base .. 'sq:cancels',
-    supervisors = base .. 'sq:supervisors',
   }
 end
 
@@ -44,9 +44,12 @@ local function text(n)
   return shown_as
 end
 
-local function now_us()
+local function clock()
   local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+  local us = time[1] .. string.sub('00000' .. time[2], -6)
+  shown_as = string.sub(us, 1, -4)
+  shown = tonumber(shown_as)
+  return us, shown
 end
 
 local function meta_of(q)

@@ -10,6 +10,8 @@
 --       points  metrics data points, 0 for none            death   death certificate (JSON), or ''
 --   finish_one(q, id, facts, how)   the same for one of several, without what is done once for all of them:
 --   keep_finished(q, now)           puts them with those that ended before, and deletes what is beyond its retention
+--   count_finished(q, set)          how many these are; asked before the first write it raises WRONGTYPE, and spares
+--                                   keep_finished the question
 
 local OF_ATTEMPTS = {'sq_death', 'sq_crashes', 'sq_interruptions', 'sq_unknown'} -- an end clears them
 local OLDEST = 1000 -- deleted in one call, at most, so that a first trim of a long history cannot hold Redis up
@@ -76,7 +78,15 @@ local function erase(q, ids)
   if jobs[1] then delete_jobs(q, jobs) end
 end
 
+local function count_finished(q, set)
+  local counts = q.counts or {}
+  q.counts = counts
+  counts[set] = counts[set] or redis.call('ZCARD', set)
+  return counts[set]
+end
+
 local function erase_from(q, set, ids)
+  q.counts[set] = nil
   for first = 1, #ids, AT_ONCE do
     local some = {unpack(ids, first, math.min(first + AT_ONCE - 1, #ids))}
     erase(q, some)
@@ -84,22 +94,49 @@ local function erase_from(q, set, ids)
   end
 end
 
--- `ended` jobs came in with this call.
-local function trim_finished(q, set, keep, now, ended)
-  if keep.age then
+-- The oldest that are more than `keep` counts, and when the oldest of all ended.
+local function read_excess(q, keep)
+  local excess = keep.count > 0 and math.min(count_finished(q, keep.set) - keep.count, OLDEST) or 0
+  if excess < 1 and not keep.age then return {} end
+  local found, ids = redis.call('ZRANGE', keep.set, '0', excess > 1 and excess - 1 or '0', 'WITHSCORES'), {}
+  for n = 1, excess do ids[n] = found[2 * n - 1] end
+  return ids, tonumber(found[2])
+end
+
+local function trim_finished(q, keep, now)
+  local set, excess, oldest = keep.set, read_excess(q, keep)
+  local end_of_age = keep.age and now - keep.age * 1000
+  if keep.age and oldest and oldest <= end_of_age then
     local limit = keep.limit or OLDEST
-    limit = math.max(limit, math.min(limit * ended, OLDEST))
-    erase_from(q, set, redis.call('ZREVRANGEBYSCORE', set, text(now - keep.age * 1000), '0', 'LIMIT', '0', limit))
+    limit = math.max(limit, math.min(limit * #keep.scored / 2, OLDEST)) -- for each of those that came in
+    erase_from(q, set, redis.call('ZREVRANGEBYSCORE', set, text(end_of_age), '0', 'LIMIT', '0', limit))
+    excess = read_excess(q, keep)
   end
-  local excess = keep.count > 0 and redis.call('ZCARD', set) - keep.count or 0
-  if excess > 0 then erase_from(q, set, redis.call('ZRANGE', set, 0, math.min(excess, OLDEST) - 1)) end
+  if excess[1] then erase_from(q, set, excess) end
 end
 
 local function keep_finished(q, now)
-  local groups = q.finished or {}
-  q.finished = nil
-  for _, group in ipairs(groups) do redis.call('ZADD', group.set, unpack(group.scored)) end
-  for _, group in ipairs(groups) do trim_finished(q, group.set, group.keep, now, #group.scored / 2) end
+  local ended = q.finished or {}
+  for _, keep in ipairs(ended) do
+    local before = count_finished(q, keep.set)
+    q.counts[keep.set] = before + redis.call('ZADD', keep.set, unpack(keep.scored))
+  end
+  for _, keep in ipairs(ended) do trim_finished(q, keep, now) end
+  for _, keep in ipairs(ended) do keep.scored = nil end
+  q.finished, q.counts = nil, nil
+end
+
+-- Until keep_finished, those that ended in this call hang in what keeps them.
+local function note_end(q, id, how, keep)
+  local scored, now = keep.scored, text(how.now)
+  if scored then
+    scored[#scored + 1] = now
+    scored[#scored + 1] = id
+    return
+  end
+  keep.set, keep.scored = q[how.to], {now, id}
+  q.finished = q.finished or {}
+  q.finished[#q.finished + 1] = keep
 end
 
 local function write_end(q, id, facts, how, keep)
@@ -110,12 +147,7 @@ local function write_end(q, id, facts, how, keep)
   local field = how.to == 'completed' and 'returnvalue' or 'failedReason'
   redis.call('HSET', job, field, how.value, 'finishedOn', now, 'atm', facts.made == 0 and '1' or text(facts.made + 1))
   if how.death ~= '' then redis.call('HSET', job, 'sq_death', how.death) end
-  local finished = q.finished or {}
-  local group = finished[keep] or {set = q[how.to], keep = keep, scored = {}}
-  if not finished[keep] then finished[#finished + 1] = group end
-  finished[keep], q.finished = group, finished
-  local n = #group.scored
-  group.scored[n + 1], group.scored[n + 2] = now, id
+  note_end(q, id, how, keep)
 end
 
 -- The first of a call lets Redis trim the stream.
@@ -134,9 +166,7 @@ local function emit_end(q, id, facts, how)
 end
 
 local function finish_one(q, id, facts, how)
-  if not is_plain(facts) then
-    tell_others(q, id, facts, how)
-  end
+  if not is_plain(facts) then tell_others(q, id, facts, how) end
   local keep = retention(q, facts, how)
   if keep.count == 0 then
     erase(q, {id})
@@ -144,9 +174,7 @@ local function finish_one(q, id, facts, how)
     write_end(q, id, facts, how, keep)
   end
   emit_end(q, id, facts, how)
-  if how.points > 0 then
-    count_metrics(q, how.to, how.points, how.now)
-  end
+  if how.points > 0 then count_metrics(q, how.to, how.points, how.now) end
 end
 
 local function finish(q, id, facts, how)

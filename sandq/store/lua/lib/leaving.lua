@@ -1,7 +1,8 @@
 -- Where a job goes whose attempt is over and which has not ended.
 -- uses: queue event place cancel
 --   refusal_of(q, s)      the word for an attempt that may not end as it wants to, or nil; s = {id, job, token, to, terminal}
---   write_attempt(s)      what the attempt leaves behind; s = {job, reason, stacktrace, counts, death, spends, to}
+--   write_attempt(s)      what the attempt leaves behind; s = {job, value, stacktrace, counts, death, spends, to}; value:
+--                         the reason or ''
 --   put_back(q, s, now)   s = {id, job, to, front, delay_ms}; to: 'wait' 'delayed' 'waiting-children'; front: '1' or nil
 
 local function refusal_of(q, s)
@@ -15,7 +16,7 @@ local function refusal_of(q, s)
 end
 
 local function write_attempt(s)
-  if s.reason ~= '' then redis.call('HSET', s.job, 'failedReason', s.reason) end
+  if s.value ~= '' then redis.call('HSET', s.job, 'failedReason', s.value) end
   if s.stacktrace then redis.call('HSET', s.job, 'stacktrace', s.stacktrace) end
   if s.counts then grow(s.job, s.counts) end
   if s.death then redis.call('HSET', s.job, 'sq_death', s.death) end

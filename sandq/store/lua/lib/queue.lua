@@ -1,6 +1,6 @@
 -- The rest of what is common: a clock in milliseconds, and the proof that no key has a foreign type.
 -- uses: core
---   now_ms()                  now_us() in milliseconds
+--   now_ms()                  clock() in milliseconds alone
 --   check_types(q)            raises WRONGTYPE before anything was written, since scripts do not roll back
 --   check_job_types(q, id)    the same for one job's keys
 --   is_job(q, id)             there is a job hash under this id; an id without one is a ghost, to be dropped
@@ -8,7 +8,8 @@
 --   delete_job(q, id)         delete_jobs for one
 
 local function now_ms()
-  return math.floor(now_us() / 1000)
+  local _, now = clock()
+  return now
 end
 
 local function check_types(q)

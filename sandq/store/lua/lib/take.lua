@@ -1,25 +1,30 @@
 -- Claiming: at most one job per token, each with a lock of its own and a fence that only grows.
 -- uses: core event active place limiter oversize
---   claim_rule(...) -> rule   from script arguments; `now_at` is now_us()
+--   claim_rule(...) -> rule   from script arguments, and the time
 --   arguments(from) -> {...}  the repeated arguments of the script
---   check_take(q)             raises WRONGTYPE before anything was written; what it learns spares the claim commands.
---                             From there to `take` nothing may be put into delayed, and no limit be set
+--   unusual_keys(q)           those that a queue mostly does not have: to ask whether any is there costs one command
+--   check_take(q, none)       raises WRONGTYPE before anything was written; what it learns spares the claim commands.
+--                             `none`: EXISTS found no key of unusual_keys. From there to `take` nothing may be put into
+--                             delayed or prioritized, and no limit be set
 --   take(q, rule, tokens) -> taken, jobs
 --       taken = {why, wait_ms, id, token, id, token...}; why '' when every token that counts got a job; wait_ms -1:
 --       unknown. jobs: as show_taken shows them
---       rule = {lock_ms, worker, limiter_max, limiter_ms, at_once, max_data, now, us}, numbers or nil (worker: '' for none)
+--       rule = {lock_ms, worker, limiter_max, limiter_ms, at_once, max_data, now, fence}, numbers or nil (worker: '' for
+--       none; fence: the time in microseconds, as text)
 --       The first `at_once` tokens are for jobs that begin at once. The others are for jobs held until a child is free,
 --       which nobody may hold where a queue bounds how many run: they count only without such a bound.
---   show_taken(q, taken, rule, jobs) -> {why, wait_ms, {id, token, size, {field, value...}}...}
+--   show_taken(q, taken, rule, jobs, reply) -> reply   with why, wait_ms, and for each job: id, token, size, {field,
+--       value...} at its end; flat, since a table within a reply costs Redis as much as ten texts
 --       without `jobs` it reads the hashes, as a repeated call needs it; data larger than rule.max_data is measured, not
 --       loaded: then `size` is its size, else -1. Of a field that is there twice the later value counts
 -- The caller checked types and reserved memory: from the first write on nothing can be refused.
 
 local DROPS = 1000 -- ids without a job dropped in one call, at most
 
-local function claim_rule(now_at, lock_ms, worker, limiter_max, limiter_ms, max_data, at_once)
+local function claim_rule(lock_ms, worker, limiter_max, limiter_ms, max_data, at_once)
+  local fence, now = clock()
   return {
-    us = now_at, fence = text(now_at), now = math.floor(now_at / 1000), lock_ms = lock_ms, worker = worker, at_once = tonumber(at_once),
+    fence = fence, now = now, lock_ms = lock_ms, worker = worker, at_once = tonumber(at_once),
     limiter_max = tonumber(limiter_max), limiter_ms = tonumber(limiter_ms), max_data = tonumber(max_data),
   }
 end
@@ -30,15 +35,21 @@ local function arguments(from)
   return given
 end
 
-local function check_take(q)
+local function unusual_keys(q)
+  return q.prioritized, q.pc, q.delayed, q.limiter
+end
+
+local function check_take(q, none)
   redis.call('LLEN', q.wait)
-  redis.call('ZCARD', q.prioritized)
-  redis.call('STRLEN', q.pc)
   redis.call('XLEN', q.events)
-  q.none_delayed = redis.call('ZCARD', q.delayed) == 0
-  q.never_limited = redis.call('STRLEN', q.limiter) == 0
   q.marked = redis.call('ZSCORE', q.marker, '0') == '0'
   meta_of(q)
+  q.none_prioritized, q.none_delayed, q.never_limited = none, none, none
+  if none then return end
+  redis.call('ZCARD', q.prioritized)
+  redis.call('STRLEN', q.pc)
+  q.none_delayed = redis.call('ZCARD', q.delayed) == 0
+  q.never_limited = redis.call('STRLEN', q.limiter) == 0
 end
 
 -- {id, size, fields}; nil where there is no job hash, but a ghost or a key of a foreign type.
@@ -58,6 +69,7 @@ local function pop(q, most)
   local ids = redis.call('RPOP', q.wait, most)
   if ids then return ids end
   ids = {}
+  if q.none_prioritized then return ids end
   for index, popped in ipairs(redis.call('ZPOPMIN', q.prioritized, most)) do
     if index % 2 == 1 then ids[#ids + 1] = popped end
   end
@@ -65,11 +77,11 @@ local function pop(q, most)
   return ids
 end
 
--- The next jobs that can start, `most` at most; ids that cannot are dropped on the way: markers of BullMQ 4 ("0:..."),
--- ids without a hash, and what is listed twice: an active job has a holder, and if that vanished, the stalled check is
--- what brings it back.
-local function next_jobs(q, most, max_data)
-  local jobs, seen, dropped = {}, {}, 0
+-- Puts the next that can start behind `jobs`, until they are `most`. Ids that cannot are dropped on the way: markers of
+-- BullMQ 4 ("0:..."), ids without a hash, and what is listed twice: an active job has a holder, and if that vanished, the
+-- stalled check is what brings it back.
+local function add_next(q, jobs, most, max_data)
+  local seen, dropped = {}, 0
   repeat
     local ids = pop(q, most - #jobs)
     for _, id in ipairs(ids) do
@@ -83,45 +95,54 @@ local function next_jobs(q, most, max_data)
       end
     end
   until #jobs == most or #ids == 0 or dropped >= DROPS
-  return jobs
 end
 
-local function values_of(fields)
-  local values = {}
-  for index = 1, #fields, 2 do values[fields[index]] = fields[index + 1] end
-  return values
+-- What its earlier starts left in the hash, and whether it was condemned meanwhile.
+local function read_starts(fields)
+  local fence, ats, defa
+  for index = 1, #fields, 2 do
+    local name = fields[index]
+    if name == 'sq_fence' then
+      fence = tonumber(fields[index + 1])
+    elseif name == 'ats' then
+      ats = fields[index + 1]
+    elseif name == 'defa' then
+      defa = true
+    end
+  end
+  return fence, ats, defa
 end
 
 -- sq_fence only grows, whatever the clock does.
-local function start(q, job, token, rule, before)
+local function start(q, job, token, rule, last_fence, last_ats)
   local key, fields = job_key(q, job.id), job.fields
   redis.call('SET', key .. ':lock', token, 'PX', rule.lock_ms)
   emit(q, 'event', 'active', 'jobId', job.id, 'prev', 'waiting')
   local fence, ats = rule.fence, '1'
-  local last = tonumber(before.sq_fence)
-  if last and last >= rule.us then fence = text(last + 1) end
-  if before.ats then ats = text((tonumber(before.ats) or 0) + 1) end
-  local n, now = #fields, string.sub(rule.fence, 1, -4)
+  if last_fence and last_fence >= tonumber(rule.fence) then fence = text(last_fence + 1) end
+  if last_ats then ats = text((tonumber(last_ats) or 0) + 1) end
+  local n, now = #fields, text(rule.now)
   fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'processedOn', now, 'sq_fence', fence
   fields[n + 5], fields[n + 6] = 'ats', ats
   if rule.worker ~= '' then fields[n + 7], fields[n + 8] = 'pb', rule.worker end
   redis.call('HSET', key, unpack(fields, n + 1))
 end
 
-local function start_all(q, jobs, tokens, from, rule, bounds)
+local function start_all(q, jobs, first, tokens, rule, bounds)
   local ids = {}
-  for index, job in ipairs(jobs) do
-    ids[index] = job.id
-    note_active(q, job.id, 1)
+  for index = first, #jobs do
+    ids[#ids + 1] = jobs[index].id
+    note_active(q, jobs[index].id, 1)
   end
   redis.call('LPUSH', q.active, unpack(ids))
-  for index, job in ipairs(jobs) do
-    local before = values_of(job.fields)
-    if bounds.max and not before.defa then
+  for index = first, #jobs do
+    local job = jobs[index]
+    local last_fence, last_ats, is_condemned = read_starts(job.fields)
+    if bounds.max and not is_condemned then
       count_limit(q, bounds.max, bounds.duration)
       q.never_limited = false
     end
-    start(q, job, tokens[from + index], rule, before)
+    start(q, job, tokens[index], rule, last_fence, last_ats)
   end
 end
 
@@ -156,32 +177,38 @@ local function take(q, rule, tokens)
     duration = rule.limiter_ms or meta.duration,
   }
   if bounds.max or bounds.most then wanted = math.min(wanted, rule.at_once) end
-  local taken, begun, why, wait_ms = {'', -1}, {}, nil, nil
+  local begun, why, wait_ms = {}, nil, nil
   while #begun < wanted and not why do
-    local room
-    room, why, wait_ms = room_for(q, bounds, wanted - #begun, #begun == 0)
-    local jobs = room > 0 and next_jobs(q, room, rule.max_data) or {}
-    if room > 0 and not jobs[1] then why, wait_ms = none_left(q, rule.now) end
-    if jobs[1] then start_all(q, jobs, tokens, #begun, rule, bounds) end
-    for _, job in ipairs(jobs) do begun[#begun + 1] = job end
+    local room, first = nil, #begun + 1
+    room, why, wait_ms = room_for(q, bounds, wanted - #begun, first == 1)
+    if room > 0 then
+      add_next(q, begun, #begun + room, rule.max_data)
+      if begun[first] then
+        start_all(q, begun, first, tokens, rule, bounds)
+      else
+        why, wait_ms = none_left(q, rule.now)
+      end
+    end
   end
-  taken[1], taken[2] = why or '', wait_ms or -1
+  local taken = {why or '', wait_ms or -1}
   for index, job in ipairs(begun) do
-    taken[#taken + 1] = job.id
-    taken[#taken + 1] = tokens[index]
+    taken[2 * index + 1], taken[2 * index + 2] = job.id, tokens[index]
   end
   -- Always marked, whatever is left: one of several idle workers woke for this job, the others look for themselves.
   if begun[1] then mark(q) end
   return taken, begun
 end
 
-local function show_taken(q, taken, rule, jobs)
-  local reply = {taken[1], taken[2]}
+local function show_taken(q, taken, rule, jobs, reply)
+  local n = #reply + 2
+  reply[n - 1], reply[n] = taken[1], taken[2]
   for index = 3, #taken, 2 do
-    local id = taken[index]
-    local job = jobs and jobs[(index - 1) / 2] or read_job(q, id, rule.max_data)
+    local job = jobs and jobs[(index - 1) / 2] or read_job(q, taken[index], rule.max_data)
     -- On a repeated call the job may be gone meanwhile.
-    if job then reply[#reply + 1] = {id, taken[index + 1], job.size, job.fields} end
+    if job then
+      reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = job.id, taken[index + 1], job.size, job.fields
+      n = n + 4
+    end
   end
   return reply
 end
