@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -33,7 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     data_json: bytes = b"{}"
-    opts: Mapping[str, Any] = {}
+    opts: Mapping[str, Any] = msgspec.field(default_factory=dict)
     timestamp: int = 0
     delay: int = 0
     priority: int = 0
@@ -91,18 +92,25 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_hash(cls, queue: str, job_id: str, fields: Mapping[bytes, bytes]) -> Job:
         """Read a job hash as forgivingly as BullMQ does: an absent or malformed field is its default."""
-        read: dict[str, Any] = {"queue": queue, "id": job_id, "name": ""}
-        for name, value in fields.items():
-            if name in _FIELDS:
-                known, convert = _FIELDS[name]
-                read[known] = convert(value)
+        return cls.from_pairs(queue, job_id, fields.items())
+
+    @classmethod
+    def from_pairs(cls, queue: str, job_id: str, pairs: Iterable[tuple[bytes, bytes]]) -> Job:
+        """The same of names with values; of a name that is there twice the later value counts."""
+        read: dict[str, Any] = {"name": ""}
+        for name, value in pairs:
+            known = _FIELDS.get(name)
+            if known is not None:
+                field_name, parse = known
+                read[field_name] = parse(value)
         # A hash written by BullMQ 4 carries attemptsMade, and it wins (wire-format 2.1).
-        if b"attemptsMade" in fields and (older := _number(fields[b"attemptsMade"])):
+        if older := read.pop("attempts_made_before", 0):
             read["attempts_made"] = older
-        return cls(**read)
+        return cls(queue=queue, id=job_id, **read)
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
     """A job together with the lock token that proves we hold it."""
 
     job: Job
@@ -171,6 +179,7 @@ _FIELDS: Mapping[bytes, tuple[str, Callable[[bytes], Any]]] = {
     b"delay": ("delay", _number),
     b"priority": ("priority", _number),
     b"atm": ("attempts_made", _number),
+    b"attemptsMade": ("attempts_made_before", _number),
     b"ats": ("attempts_started", _number),
     b"stc": ("stalled_count", _number),
     b"sq_crashes": ("crashes", _number),

@@ -31,8 +31,7 @@ SettleWord = Literal[
 IterateWord = Literal["ok", "lost", "no-schedule", "not-current", "ended", "taken"]
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """A job that is now ours, and the token that proves it."""
 
     job: Job
@@ -40,8 +39,7 @@ class Taken:
     oversize: int | None = None  # bytes of data over the limit: measured, and left in Redis
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """What a claim brought: jobs, and if fewer than tokens, why and for how long there are no more."""
 
     jobs: tuple[Taken, ...]
@@ -49,8 +47,7 @@ class Claimed:
     why: Literal["", "empty", "paused", "limited", "full"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NextClaim:
+class NextClaim(msgspec.Struct, frozen=True, kw_only=True):
     """What to claim: one job per token, each token used once in all time.
 
     The first `at_once` tokens (None: all) are for jobs that begin at once. The others are for jobs to be held until a
@@ -66,16 +63,14 @@ class NextClaim:
     max_data: int = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """Redis' answer to a settlement; anything but `ok` and `missing` changed nothing."""
 
     word: SettleWord
     claimed: Claimed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """What became of one attempt: a settlement with the token that proves that it is ours to write."""
 
     job_id: str
@@ -83,8 +78,7 @@ class Ending:
     settlement: Settlement
 
 
-@dataclass(frozen=True, slots=True)
-class AllSettled:
+class AllSettled(msgspec.Struct, frozen=True):
     """Redis' answer to settlements, one word each in their order, and what the claim in the same call brought."""
 
     words: tuple[SettleWord, ...]
@@ -251,14 +245,14 @@ def _ending_args(ending: Ending) -> tuple[Arg, ...]:
 
 
 def _claimed(keys: QueueKeys, reply: Sequence[Any], start: int = 0) -> Claimed:
-    why, wait_ms = reply[start], int(reply[start + 1])
+    why, wait_ms = reply[start], reply[start + 1]
     jobs = tuple(_taken(keys, *reply[at : at + 4]) for at in range(start + 2, len(reply), 4))
     return Claimed(jobs, None if wait_ms < 0 else wait_ms, _text(why))
 
 
 def _taken(keys: QueueKeys, job_id: bytes, token: bytes, size: int, flat: Sequence[bytes]) -> Taken:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Taken(Job.from_hash(keys.queue, _text(job_id), fields), _text(token), None if size < 0 else size)
+    job = Job.from_pairs(keys.queue, _text(job_id), zip(flat[::2], flat[1::2], strict=True))
+    return Taken(job, _text(token), None if size < 0 else size)
 
 
 def _cron_runs(job: Job, schedule: Mapping[str, Any], now: int) -> tuple[int, ...]:
