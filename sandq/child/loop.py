@@ -7,8 +7,8 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
-from types import CoroutineType
+from functools import cache, partial
+from types import CoroutineType, ModuleType
 from typing import Any
 
 from sandq.child.channel import Channel
@@ -99,12 +99,18 @@ def _unpickle(frame: Frame) -> Processor:
 
 def _run(channel: Channel, processor: Processor, frame: Frame, terms: Mapping[str, Any]) -> Frame:
     if "logging" in sys.modules:  # whoever does not use it does not pay for it
-        from sandq.child import records
-
-        records.install()
+        _records().install()
     if (cpu_s := terms["cpu_s"]) is not None:
         limit_cpu(cpu_s)
     return run_handler(channel, processor, frame, terms)
+
+
+@cache
+def _records() -> ModuleType:
+    """Imported once: the statement finds it anew each time, which takes longer than installing."""
+    from sandq.child import records
+
+    return records
 
 
 def run_handler(channel: Channel, processor: Processor, frame: Frame, terms: Mapping[str, Any]) -> Frame:
