@@ -98,8 +98,13 @@ def test_a_settlement_leaves_alone_the_child_that_a_waiting_claim_was_made_for(w
 def test_a_settlement_claims_for_its_own_child_while_a_claim_waits(world: World) -> None:
     world.queue.set_global_concurrency(1)
     served = world.serve(lock_s=LONG_LOCK_S, concurrency=2)
-    jobs = world.queue.add_many([("ok", n) for n in range(10)])
-    served.facts.wait(Settled, nth=len(jobs), limit_s=SOON_S)  # none of them has waited for a sleep to end
+    world.waiting_job(served)
+    job = world.queue.add("ok", 1)
+    asleep_in(world)  # there is a child for the job, and no room
+    eventually(lambda: not world.client.zcard(world.keys.key("marker")), "its marker has been taken")
+    asleep_in(world)
+    world.end.touch()
+    served.facts.wait(Started, job_id=job.id, limit_s=SOON_S)
 
 
 def test_no_job_is_claimed_for_whom_there_is_no_child(world: World) -> None:
