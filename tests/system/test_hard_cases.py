@@ -19,6 +19,7 @@ from sandq.queue import Queue
 from sandq.supervisor import source
 from sandq.supervisor.attempt import Attempt
 from sandq.supervisor.facts import ChildDied, ChildReady, ProcessorBroken, Settled, Started
+from sandq.supervisor.lane import Lane
 from sandq.supervisor.single import run_single
 
 
@@ -198,23 +199,21 @@ def test_a_supervisor_whose_lane_has_ended_does_not_look_alive(
 def test_a_claim_for_a_child_that_has_died_meanwhile_goes_back_as_it_was_and_runs_on_another(
     render: Queue, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving({"render": handlers(max_crashes=0)}, redis_url, prefix) as served:
-        first = served.facts.wait(ChildReady, nth=2)
-        lane = served.supervisor._lanes["render"]
-        claim, killed = lane._claim, []
+    claim, killed = Lane._claim, []
 
-        async def claim_and_kill(children: list[Any]) -> float:
-            if not killed and render.counts()["waiting"]:
-                for child in children:
-                    child.signal(signal.SIGKILL)
-                    killed.append(child.pid)
-                    await child.exited
-            return await claim(children)
+    async def claim_and_kill(lane: Lane, children: list[Any]) -> float:
+        if not killed:
+            for child in children:
+                child.signal(signal.SIGKILL)
+                killed.append(child.pid)
+                await child.exited
+        return await claim(lane, children)
 
-        monkeypatch.setattr(lane, "_claim", claim_and_kill)
-        job = render.add("who")
+    monkeypatch.setattr(Lane, "_claim", claim_and_kill)
+    job = render.add("who")
+    with serving({"render": handlers(max_crashes=0)}, redis_url, prefix):
         assert render.result(job, timeout=20)["pid"] not in killed
-        assert first.pid and killed
+        assert killed
         ended = render.job(job.id)
         assert (ended.crashes, ended.attempts_made) == (0, 1)
 
