@@ -1,6 +1,6 @@
 """The chaos run: supervisors, launchers, children, Redis and the network fail at random while jobs come in.
 
-Everything random comes from one seed. Afterwards `Verdict` holds what the traces of the jobs and Redis say.
+Everything random comes from one seed. Afterwards `verdicts.judge` says what the traces of the jobs and Redis tell.
 """
 
 from __future__ import annotations
@@ -14,30 +14,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from harness import LIMIT_S, Facts, SupervisorProcess, eventually
+from harness import Facts, SupervisorProcess, eventually
 from network import Action, ChaosProxy
 from redis.exceptions import RedisError
 
 from sandq.clock import boottime
 from sandq.errors import SandqError
 from sandq.queue import Queue
-from sandq.supervisor.facts import ChildReady, StoreTrouble
+from sandq.supervisor.facts import ChildReady
 
 if TYPE_CHECKING:
     from conftest import RedisServer
 
 LOCK_S = 2.0
 SUPERVISORS = 2
-JOB_EVERY_S = 0.25
-BACKLOG = 60  # no more are added while so many wait: faults cost more time than there is, and the end has a limit
-SHORT_S = (0.05, 0.5)
 JOBS = str(Path(__file__).with_name("stamped.py"))
-KINDS = ("ends", "ends", "ends", "ends", "ends", "raises", "fails", "crashes")
 # Of all requests on the way to Redis, all the time.
 SHARES: dict[Action, float] = {"drop-reply": 0.02, "drop-request": 0.02, "cut": 0.01, "delay": 0.02, "drip": 0.02}
 # A job that is killed by chaos is not to blame, and this run is about what becomes of it: forgive nearly all.
@@ -62,26 +57,61 @@ WEIGHTS = {
 
 
 @dataclass(frozen=True)
-class Mix:
-    """What goes wrong how often and for how long, and the jobs meanwhile; `python_path` may weaken the supervisors."""
+class Work:
+    """The jobs that come in: of which kinds (see `stamped`), how long, how many at once, and how often."""
 
-    weights: Mapping[str, int] = field(default_factory=lambda: WEIGHTS)
+    kinds: Mapping[str, int] = field(default_factory=lambda: {"ends": 5, "raises": 1, "fails": 1, "crashes": 1})
+    short_s: tuple[float, float] = (0.05, 0.5)
     long_s: tuple[float, float] = (2.0, 4.0)  # such a one can outlive the lock of a frozen supervisor
     long_share: float = 0.12
+    step_s: float = 0.005
+    bunch: int = 1
+    every_s: float = 0.25
+    backlog: int = 60  # no more are added while so many wait: faults cost more than there is time for at the end
+    cancels: float = 0.0  # so often one that is active is cancelled when others are added
+
+
+# All that makes a job wait in a child's mailbox, begin there by itself, and come back: they are so short that each
+# child has one placed behind its job, and now and then one is not.
+BRIEF = Work(
+    {
+        "ends": 70,
+        "prints": 10,
+        "raises": 6,
+        "fails": 4,
+        "reports": 6,
+        "crashes": 1,
+        "leaves a file": 1,
+        "leaves a thread": 1,
+    },
+    short_s=(0.0, 0.02),
+    long_s=(0.1, 0.6),
+    long_share=0.005,
+    step_s=0.001,
+    bunch=60,
+    every_s=0.1,
+    backlog=240,
+    cancels=0.5,
+)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What goes wrong how often and for how long, and the jobs meanwhile.
+
+    `python_path` and `mutation` may weaken the supervisors.
+    """
+
+    weights: Mapping[str, int] = field(default_factory=lambda: WEIGHTS)
+    shares: Mapping[Action, float] = field(default_factory=lambda: SHARES)
+    work: Work = field(default_factory=Work)
     freeze_locks: tuple[float, float] = (0.1, 2.5)
     freeze_launcher: float = 0.5  # in so many of the cases together with the supervisor
     concurrency: int = 2
+    keep_output: str = "failed"
+    cancel_every_s: float = 1.0
     python_path: tuple[Path, ...] = ()
-
-
-@dataclass
-class Run:
-    """One run of a job, as its trace tells it."""
-
-    fence: int
-    first: int
-    last: int
-    ended: bool
+    mutation: str = "tells of mailboxes"
 
 
 @dataclass
@@ -91,6 +121,8 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
     exchanges: Counter[str] = field(default_factory=Counter)
     added: dict[str, str] = field(default_factory=dict)  # job id -> kind
+    cancelled: set[str] = field(default_factory=set)  # somebody asked for their end
+    killed: set[int] = field(default_factory=set)  # children
     add_errors: int = 0
     ended_by_itself: int = 0
     recovered_in_s: float = 0.0
@@ -120,7 +152,7 @@ class Chaos:
         self._supervisors = [self._start() for _ in range(SUPERVISORS)]
         producer = threading.Thread(target=self._produce, name="producer")
         producer.start()
-        self.proxy.chaos(SHARES)
+        self.proxy.chaos(self.mix.shares)
         ends_at = boottime() + seconds
         while boottime() < ends_at:
             self._disturb()
@@ -159,11 +191,19 @@ class Chaos:
         self.queue.close()
 
     def _start(self) -> SupervisorProcess:
-        settings = {"redis_timeout_s": 5.0, "drain_timeout_s": 2.0}
-        plan: dict[str, Any] = {"processor": JOBS, "concurrency": self.mix.concurrency, **FORGIVING}
-        path = self.mix.python_path
+        mix = self.mix
+        settings = {"redis_timeout_s": 5.0, "drain_timeout_s": 2.0, "cancel_every_s": mix.cancel_every_s}
         made = SupervisorProcess(
-            self.proxy.url, self.prefix, lock_s=LOCK_S, settings=settings, python_path=path, **plan
+            self.proxy.url,
+            self.prefix,
+            lock_s=LOCK_S,
+            mutation=mix.mutation,
+            settings=settings,
+            python_path=mix.python_path,
+            processor=JOBS,
+            concurrency=mix.concurrency,
+            keep_output=mix.keep_output,
+            **FORGIVING,
         )
         self.said.append(made.facts)
         return made
@@ -173,7 +213,7 @@ class Chaos:
 
     def _is_full(self) -> bool:
         try:
-            return self._unfinished() > BACKLOG
+            return self._unfinished() > self.mix.work.backlog
         except SandqError:  # away for longer than anybody waits
             return True
 
@@ -182,29 +222,43 @@ class Chaos:
         return len(self.tally.added) - counts["completed"] - counts["failed"]
 
     def _produce(self) -> None:
-        """Add jobs over the same bad way. An add whose outcome is unknown is repeated under the same job id."""
-        rng, number = random.Random(self.rng.random()), 0
+        """Add jobs over the same bad way. An add whose outcome is unknown is repeated under the same job ids."""
+        rng, work, number = random.Random(self.rng.random()), self.mix.work, 0
         with Queue("render", redis=self.proxy.url, prefix=self.prefix, redis_timeout=2.0) as queue:
-            while not self._stopping.wait(JOB_EVERY_S * rng.uniform(0.5, 1.5)):
+            while not self._stopping.wait(work.every_s * rng.uniform(0.5, 1.5)):
                 if self._is_full():
                     continue
-                number += 1
-                kind = rng.choice(KINDS)
-                length = self.mix.long_s if rng.random() < self.mix.long_share else SHORT_S
-                data = {"folder": str(self.folder), "s": rng.uniform(*length), "kind": kind}
-                # Its own backoff: chaos kills some jobs many times, and sandq's grows with each crash.
-                asked: dict[str, Any] = {"job_id": f"c{number}", "attempts": 2, "backoff": "fixed:500ms"}
-                asked |= {"remove_on_complete": False, "remove_on_fail": False, "priority": rng.choice([0, 0, 1, 5])}
-                if rng.random() < 0.2:
-                    asked["delay"] = rng.uniform(0.1, 2.0)
+                bunch = {f"c{number + nth}": self._job(rng) for nth in range(1, work.bunch + 1)}
+                number += len(bunch)
                 while True:
                     try:
-                        queue.add(kind, data, **asked)
+                        queue.add_many([{"job_id": job_id, **asked} for job_id, asked in bunch.items()])
                     except SandqError:
                         self.tally.add_errors += 1
                     else:
-                        self.tally.added[f"c{number}"] = kind
+                        self.tally.added |= {job_id: asked["name"] for job_id, asked in bunch.items()}
                         break
+                if rng.random() < work.cancels:
+                    self._cancel(queue, rng)
+
+    def _job(self, rng: random.Random) -> dict[str, Any]:
+        """What to ask of `add` for the next job."""
+        work = self.mix.work
+        [kind] = rng.choices(list(work.kinds), list(work.kinds.values()))
+        length = work.long_s if rng.random() < work.long_share else work.short_s
+        data = {"folder": str(self.folder), "s": rng.uniform(*length), "step_s": work.step_s, "kind": kind}
+        # Its own backoff: chaos kills some jobs many times, and sandq's grows with each crash.
+        asked: dict[str, Any] = {"name": kind, "data": data, "attempts": 2, "backoff": "fixed:500ms"}
+        asked |= {"remove_on_complete": False, "remove_on_fail": False, "priority": rng.choice([0, 0, 1, 5])}
+        return asked | ({"delay": rng.uniform(0.1, 2.0)} if rng.random() < 0.2 else {})
+
+    def _cancel(self, queue: Queue, rng: random.Random) -> None:
+        """One that runs, or waits for a child with a supervisor; nobody needs to know whether it was asked in time."""
+        with contextlib.suppress(SandqError):
+            if active := queue.jobs("active", limit=20):
+                job = rng.choice(active)
+                self.tally.cancelled.add(job.id)
+                queue.cancel(job, "by chaos")
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 
@@ -222,7 +276,9 @@ class Chaos:
         launchers = psutil.Process(self._one().pid).children()
         children = [child for launcher in launchers for child in launcher.children()]
         if children:
-            self.rng.choice(children).kill()
+            child = self.rng.choice(children)
+            self.tally.killed.add(child.pid)
+            child.kill()
 
     def _kill_launcher(self) -> None:
         for launcher in psutil.Process(self._one().pid).children():
@@ -298,114 +354,3 @@ class Chaos:
     def _count_exchanges(self) -> None:
         for (action, _), count in self.proxy.seen.items():
             self.tally.exchanges[action] += count
-
-
-# -- what came of it ---------------------------------------------------------------------------------------------------
-
-
-def runs_of(trace: Path) -> list[Run]:
-    """The runs of a job in the order in which they began; a half-written last line is not counted."""
-    found: dict[int, Run] = {}
-    for line in trace.read_text().splitlines(keepends=True) if trace.exists() else ():
-        if not line.endswith("\n"):
-            continue
-        fence, at, mark = line.split()
-        run = found.setdefault(int(fence), Run(int(fence), int(at), int(at), ended=False))
-        run.last, run.ended = max(run.last, int(at)), run.ended or mark == "E"
-    return sorted(found.values(), key=lambda run: run.first)
-
-
-def overlaps(job_id: str, runs: list[Run]) -> list[str]:
-    """I2: where a run began before the one before it had ended, or with a fence that had not grown."""
-    broken: list[str] = []
-    for before, after in pairwise(runs):
-        if after.first <= before.last:
-            overlap_ms = (before.last - after.first) / 1e6
-            broken.append(f"I2: job {job_id} ran twice at once for {overlap_ms:.1f} ms (fence {after.fence})")
-        if after.fence <= before.fence:
-            broken.append(f"I2: job {job_id} has fence {after.fence} after {before.fence}")
-    return broken
-
-
-@dataclass
-class Verdict:
-    """Every invariant that does not hold, in words; and the figures of the run."""
-
-    broken: list[str]
-    figures: dict[str, Any]
-
-
-def judge(chaos: Chaos) -> Verdict:
-    """Hold the traces, the events and the keys against what was promised."""
-    broken: list[str] = []
-    ends = Counter(
-        (event.job_id, event.name) for event in chaos.queue.events(since="0", block=0.01, names=("completed", "failed"))
-    )
-    total = Counter[str]()
-    for job_id in chaos.tally.added:
-        broken += _judge_job(chaos, job_id, ends, total)
-    broken += [f"P7: {fact.why}" for said in chaos.said for fact in said.all(StoreTrouble) if "internal" in fact.why]
-    if chaos.tally.ended_by_itself:
-        broken.append(f"P7: {chaos.tally.ended_by_itself} supervisors ended by themselves")
-    counts = chaos.queue.counts()
-    expected = {"completed": total["completed"], "failed": total["failed"]}
-    rest = {state: count for state, count in counts.items() if count and state not in expected}
-    if (
-        rest
-        or {state: counts[state] for state in expected} != expected
-        or sum(expected.values()) != len(chaos.tally.added)
-    ):
-        broken.append(f"I4: Redis counts {counts}, {len(chaos.tally.added)} jobs were added, {dict(total)} found")
-    figures = {
-        **total,
-        "jobs": len(chaos.tally.added),
-        "faults": dict(chaos.tally.faults),
-        "exchanges": dict(chaos.tally.exchanges),
-        "adds repeated": chaos.tally.add_errors,
-        "all ended after calm (s)": round(chaos.tally.recovered_in_s, 1),
-    }
-    return Verdict(broken, figures)
-
-
-def _judge_job(chaos: Chaos, job_id: str, ends: Counter[tuple[str, str]], total: Counter[str]) -> list[str]:
-    broken: list[str] = []
-    job, runs = chaos.queue.job(job_id), runs_of(chaos.folder / job_id)
-    state = str(chaos.queue.state(job_id))
-    total[state] += 1
-    total["runs"] += len(runs)
-    total["runs cut short"] += sum(not run.ended for run in runs)
-    if (ends[job_id, "completed"], ends[job_id, "failed"]) != (state == "completed", state == "failed"):
-        told = {event: count for (id_, event), count in ends.items() if id_ == job_id}
-        broken.append(f"I1: job {job_id} is {state} and was said to have ended as {told}")
-    broken += overlaps(job_id, runs)
-    if state == "failed" and chaos.tally.added[job_id] != "fails":
-        broken.append(f"I1: job {job_id} ({chaos.tally.added[job_id]}) failed: {job.failed_reason}")
-    if state == "completed":
-        fence = job.returnvalue["fence"]
-        if fence not in [run.fence for run in runs if run.ended]:
-            broken.append(f"I3: job {job_id} has the result of run {fence}, which did not end")
-        if runs and fence != runs[-1].fence:
-            broken.append(f"I3: job {job_id} ran again after the run {fence} whose result it has")
-    return broken
-
-
-def left_behind(chaos: Chaos, mark: str) -> list[str]:
-    """I5: locks, processes and zombies that outlived the run."""
-    with chaos.server.client() as client:
-        locks = [key.decode() for key in client.scan_iter(f"{chaos.prefix}:*:lock", count=1000)]
-    found = [f"I5: lock {lock}" for lock in locks]
-    with contextlib.suppress(TimeoutError):
-        eventually(lambda: not marked(mark), "no process is left", LIMIT_S)
-    found += [f"I5: process {process}" for process in marked(mark)]
-    zombies = [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
-    return found + [f"I5: zombie {zombie}" for zombie in zombies]
-
-
-def marked(mark: str) -> list[str]:
-    """Living processes with this folder for temporary files, other than our own."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get("TMPDIR") == mark:
-                found.append(f"{process.pid} {' '.join(process.cmdline())}")
-    return found

@@ -40,9 +40,26 @@ LOOK_EVERY_S = 0.005
 
 @dataclass(frozen=True)
 class Placed:
-    """A job is in the mailbox of a child; only `serve.py` says so, when it is asked to."""
+    """A job is in the mailbox of a child; only `serve.py` says so, when it is asked to, and what comes of it there."""
 
     job_id: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The child has begun it by itself."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Returned:
+    """It was taken out of the mailbox before that."""
+
+    job_id: str
+
+
+OF_MAILBOXES = {kind.__name__: kind for kind in (Placed, Begun, Returned)}
 
 
 class Facts:
@@ -259,9 +276,9 @@ class SupervisorProcess:
                 self.facts.hear(_fact(said["kind"], said["fields"]), said["at"])
 
 
-def _fact(kind: str, fields: dict[str, Any]) -> Fact | Placed:
-    if kind == "Placed":
-        return Placed(**fields)
+def _fact(kind: str, fields: dict[str, Any]) -> Fact | Placed | Begun | Returned:
+    if kind in OF_MAILBOXES:
+        return OF_MAILBOXES[kind](**fields)
     if "progress_json" in fields:
         fields["progress_json"] = fields["progress_json"].encode()
     if "job_ids" in fields:

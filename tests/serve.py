@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
-from functools import partialmethod
 from typing import Any
 
 from msgspec.structs import asdict
@@ -23,6 +21,7 @@ from sandq.supervisor.facts import Fact
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.lane import Lane
 from sandq.supervisor.loop import Supervisor
+from sandq.supervisor.mailbox import Mailbox
 from sandq.supervisor.process import ChildProcess
 
 
@@ -36,11 +35,26 @@ def publish(fact: Fact) -> None:
     tell(type(fact).__name__, asdict(fact))
 
 
-def place_aloud(assignment: Assignment, place: Callable[[Assignment, ChildProcess], bool], child: ChildProcess) -> bool:
-    placed = place(assignment, child)
-    if placed:
-        tell("Placed", {"job_id": assignment.claim.job.id})
-    return placed
+def tell_of_mailboxes() -> None:
+    """Say of each job when it is placed with a busy child, and what comes of it there."""
+    place, begun, returned = Assignment.place, Assignment.begun, Assignment.returned
+
+    def place_aloud(assignment: Assignment, child: ChildProcess) -> bool:
+        placed = place(assignment, child)
+        if placed:
+            tell("Placed", {"job_id": assignment.claim.job.id})
+        return placed
+
+    def begin_aloud(assignment: Assignment) -> None:
+        begun(assignment)
+        tell("Begun", {"job_id": assignment.claim.job.id})
+
+    def return_aloud(assignment: Assignment) -> None:
+        returned(assignment)
+        tell("Returned", {"job_id": assignment.claim.job.id})
+
+    target: Any = Assignment
+    target.place, target.begun, target.returned = place_aloud, begin_aloud, return_aloud
 
 
 def mutate(name: str) -> None:
@@ -55,6 +69,13 @@ def mutate(name: str) -> None:
     async def no_stalled_check(_lane: Lane) -> None:
         await asyncio.Event().wait()
 
+    def recall_blindly(mailbox: Mailbox) -> bool:
+        recall(mailbox)
+        mailbox.give_back()
+        return True
+
+    recall = Mailbox.recall
+
     target: Any
     match name:
         case "no renewals":
@@ -67,8 +88,14 @@ def mutate(name: str) -> None:
             target = Lane
             target._check_stalled = no_stalled_check
         case "holds for long":  # for a test that has to see what is placed
-            ahead.HOLD_S, target = 60.0, Assignment
-            target.place = partialmethod(place_aloud, Assignment.place)
+            ahead.HOLD_S = 60.0
+            tell_of_mailboxes()
+        case "tells of mailboxes":  # and all else as it is
+            tell_of_mailboxes()
+        case "recalls what has begun":
+            target = Mailbox
+            target.recall = recall_blindly
+            tell_of_mailboxes()
 
 
 def main() -> int:

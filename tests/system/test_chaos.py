@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos import Chaos, Mix, Verdict, judge, left_behind, overlaps, runs_of
+from chaos import BRIEF, Chaos, Mix, Work
 from test_promises import NO_TIMER
+from verdicts import Verdict, charges, judge, left_behind, overlaps, runs_of
 
 if TYPE_CHECKING:
     from conftest import RedisServer
@@ -60,6 +61,17 @@ def disturb(
     return run
 
 
+def length(seconds: float) -> float:
+    """Of a run, unless somebody wants another."""
+    return float(os.environ.get("SANDQ_CHAOS_SECONDS") or seconds)
+
+
+def assert_all_held(found: Found) -> None:
+    assert found.verdict.broken == []
+    assert found.codes == [0] * len(found.codes)
+    assert found.left == []
+
+
 @pytest.mark.parametrize(
     "seconds",
     [
@@ -69,10 +81,17 @@ def disturb(
     ],
 )
 def test_under_random_faults_every_job_ends_once_and_never_runs_twice_at_once(disturb: Disturb, seconds: float) -> None:
-    found = disturb(float(os.environ.get("SANDQ_CHAOS_SECONDS") or seconds), Mix())
-    assert found.verdict.broken == []
-    assert found.codes == [0] * len(found.codes)
-    assert found.left == []
+    assert_all_held(disturb(length(seconds), Mix()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_same_holds_where_short_jobs_begin_by_themselves_in_children_that_were_busy(disturb: Disturb) -> None:
+    found = disturb(length(120.0), Mix(work=BRIEF, keep_output="always", cancel_every_s=0.1))
+    assert_all_held(found)
+    mailboxes = found.verdict.figures["mailboxes"]
+    assert mailboxes["begun"] > found.verdict.figures["runs"] / 10
+    assert mailboxes["returned"] > mailboxes["begun"] / 100
 
 
 @pytest.mark.slow
@@ -85,8 +104,7 @@ def test_freezing_finds_two_runs_at_once_only_where_the_fence_is_weakened(
         (tmp_path / "sitecustomize.py").write_text(NO_TIMER)
     freezing = Mix(
         {"freeze_supervisor": 1},
-        long_s=(5.0, 8.0),
-        long_share=0.15,
+        work=Work(long_s=(5.0, 8.0), long_share=0.15),
         freeze_locks=(1.8, 2.5),
         freeze_launcher=0.8,
         concurrency=4,  # there is room for what is recovered
@@ -97,15 +115,32 @@ def test_freezing_finds_two_runs_at_once_only_where_the_fence_is_weakened(
     assert bool(twice) == (fence != "whole")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("mutation", ["tells of mailboxes", "recalls what has begun"])
+def test_two_runs_of_a_job_are_found_where_it_is_taken_back_from_a_child_that_has_begun_it(
+    disturb: Disturb, mutation: str
+) -> None:
+    mix = Mix({"freeze_supervisor": 1}, {}, BRIEF, freeze_locks=(0.02, 0.05), freeze_launcher=0.0, mutation=mutation)
+    twice = [said for said in disturb(10.0, mix).verdict.broken if said.startswith("I2")]
+    print("\n".join(twice))
+    assert bool(twice) == (mutation == "recalls what has begun")
+
+
 @pytest.mark.parametrize(
     ("second", "found"),
-    [((2, 30, 50), ""), ((2, 15, 50), "ran twice at once"), ((1, 30, 50), ""), ((0, 30, 50), "has fence 0 after 1")],
+    [
+        ((2, 30, 50), ""),
+        ((2, 15, 50), "ran twice at once"),
+        ((1, 30, 50), "has fence 1 after 1"),
+        ((0, 30, 50), "has fence 0 after 1"),
+    ],
 )
 def test_two_runs_that_overlap_or_share_their_fences_wrongly_are_seen_in_the_trace(
     tmp_path: Path, second: tuple[int, int, int], found: str
 ) -> None:
     fence, first, last = second
     trace = tmp_path / "job"
-    trace.write_text(f"1 10 S\n{fence} {first} S\n1 20 E\n{fence} {last} E\n{fence} 6")
+    trace.write_text(f"1 10 S 7\n{fence} {first} S 8\n1 20 E 7\n{fence} {last} E 8\n{fence} 6")
     assert found in " ".join(overlaps("job", runs_of(trace)))
     assert bool(overlaps("job", runs_of(trace))) == bool(found)
