@@ -68,7 +68,7 @@ class Work:
     bunch: int = 1
     every_s: float = 0.25
     backlog: int = 60  # no more are added while so many wait: faults cost more than there is time for at the end
-    cancels: float = 0.0  # so often one that is active is cancelled when others are added
+    cancels: int = 0  # of those that are active, each time that others are added
 
 
 # All that makes a job wait in a child's mailbox, begin there by itself, and come back: they are so short that each
@@ -91,7 +91,7 @@ BRIEF = Work(
     bunch=60,
     every_s=0.1,
     backlog=240,
-    cancels=0.5,
+    cancels=2,
 )
 
 
@@ -238,8 +238,7 @@ class Chaos:
                     else:
                         self.tally.added |= {job_id: asked["name"] for job_id, asked in bunch.items()}
                         break
-                if rng.random() < work.cancels:
-                    self._cancel(queue, rng)
+                self._cancel(rng)
 
     def _job(self, rng: random.Random) -> dict[str, Any]:
         """What to ask of `add` for the next job."""
@@ -252,13 +251,13 @@ class Chaos:
         asked |= {"remove_on_complete": False, "remove_on_fail": False, "priority": rng.choice([0, 0, 1, 5])}
         return asked | ({"delay": rng.uniform(0.1, 2.0)} if rng.random() < 0.2 else {})
 
-    def _cancel(self, queue: Queue, rng: random.Random) -> None:
-        """One that runs, or waits for a child with a supervisor; nobody needs to know whether it was asked in time."""
+    def _cancel(self, rng: random.Random) -> None:
+        """Some that run, or wait for a child with a supervisor; nobody needs to know whether it was asked in time."""
         with contextlib.suppress(SandqError):
-            if active := queue.jobs("active", limit=20):
-                job = rng.choice(active)
+            active = self.queue.jobs("active", limit=20)
+            for job in rng.sample(active, min(self.mix.work.cancels, len(active))):
                 self.tally.cancelled.add(job.id)
-                queue.cancel(job, "by chaos")
+                self.queue.cancel(job, "by chaos")
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ALL = 1_000_000
 AT_ONCE = 1000  # logs read in one go
+# A job that does not end when it is asked to is made to dump its stack.
+STACK = re.compile(r'(\[stderr\] )?(Current thread 0x|Thread 0x|  File "|$)')
 
 
 @dataclass
@@ -45,33 +48,34 @@ class Verdict:
     figures: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What is known of one job when all is over."""
+
+    id: str
+    kind: str
+    state: str
+    job: Job | None
+    runs: list[Run]
+    lines: list[str]
+    told: dict[str, int]  # how often its end was told, by the event's name
+
+
 def judge(chaos: Chaos) -> Verdict:
     """Hold the traces, the events and the keys against what was promised."""
-    broken: list[str] = []
-    ends = Counter(
-        (event.job_id, event.name) for event in chaos.queue.events(since="0", block=0.01, names=("completed", "failed"))
-    )
-    states = {job.id: (state, job) for state in ("completed", "failed") for job in chaos.queue.jobs(state, limit=ALL)}
     said = [fact for facts in chaos.said for fact in facts.all(object)]
     unkept = {fact.doing for fact in said if isinstance(fact, StoreTrouble)}
+    broken: list[str] = []
     total = Counter[str]()
-    for job_id, lines in logs(chaos, chaos.tally.added):
-        state, job = states.get(job_id, ("nowhere", None))
-        runs = runs_of(chaos.folder / job_id)
-        total[state] += 1
-        total["runs"] += len(runs)
-        total["runs cut short"] += sum(not run.ended for run in runs)
-        told = {word: ends[job_id, word] for word in ("completed", "failed")}
-        if told != {word: int(word == state) for word in told}:
-            broken.append(f"I1: job {job_id} is {state} and was said to have ended as {told}")
-        broken += overlaps(job_id, runs)
-        broken += strangers(job_id, lines)
-        if state == "failed" and not _may_fail(chaos, job_id, str(job.failed_reason)):
-            broken.append(f"I1: job {job_id} ({chaos.tally.added[job_id]}) failed: {job.failed_reason}")
-        if state == "completed":
-            broken += _judge_result(job, runs)
-            if chaos.mix.keep_output == "always" and f"output of {job_id}" not in unkept:
-                broken += missing_lines(job, chaos.tally.added[job_id], lines)
+    for ended in ends_of(chaos):
+        total[ended.state] += 1
+        total["runs"] += len(ended.runs)
+        total["runs cut short"] += sum(not run.ended for run in ended.runs)
+        broken += _judge_end(chaos, ended) + overlaps(ended.id, ended.runs) + strangers(ended.id, ended.lines)
+        if ended.job is not None and ended.state == "completed":
+            broken += _judge_result(ended.job, ended.runs)
+            if chaos.mix.keep_output == "always" and f"output of {ended.id}" not in unkept:
+                broken += missing_lines(ended.job, ended.kind, ended.lines)
     for facts in chaos.said:
         broken += charges(facts.all(object), chaos.tally.killed, chaos.tally.added)
     broken += [line for fact in said if isinstance(fact, Output) for line in strangers(fact.job_id, [fact.line])]
@@ -82,13 +86,11 @@ def judge(chaos: Chaos) -> Verdict:
     expected = {state: total[state] for state in ("completed", "failed") if total[state]}
     if counts != expected or sum(expected.values()) != len(chaos.tally.added):
         broken.append(f"I4: Redis counts {counts}, {len(chaos.tally.added)} jobs were added, {dict(total)} found")
-    of_mailboxes = {
-        kind.__name__.lower(): sum(isinstance(fact, kind) for fact in said) for kind in (Placed, Begun, Returned)
-    }
+    mailboxes = Counter(type(fact).__name__ for fact in said if isinstance(fact, (Placed, Begun, Returned)))
     figures = {
         **total,
         "jobs": len(chaos.tally.added),
-        "mailboxes": of_mailboxes,
+        "mailboxes": dict(mailboxes),
         "outcomes": dict(Counter(fact.outcome for fact in said if isinstance(fact, Settled))),
         "faults": dict(chaos.tally.faults),
         "exchanges": dict(chaos.tally.exchanges),
@@ -96,6 +98,30 @@ def judge(chaos: Chaos) -> Verdict:
         "all ended after calm (s)": round(chaos.tally.recovered_in_s, 1),
     }
     return Verdict(broken, figures)
+
+
+def ends_of(chaos: Chaos) -> Iterator[Ended]:
+    """Every job that was added."""
+    words = ("completed", "failed")
+    told = Counter((event.job_id, event.name) for event in chaos.queue.events(since="0", block=0.01, names=words))
+    found = {job.id: (state, job) for state in words for job in chaos.queue.jobs(state, limit=ALL)}
+    for job_id, lines in logs(chaos, chaos.tally.added):
+        state, job = found.get(job_id, ("nowhere", None))
+        times = {word: told[job_id, word] for word in words}
+        yield Ended(job_id, chaos.tally.added[job_id], state, job, runs_of(chaos.folder / job_id), lines, times)
+
+
+def _judge_end(chaos: Chaos, ended: Ended) -> list[str]:
+    """I1: where a job has not ended once, or as its kind does not end."""
+    broken: list[str] = []
+    if ended.told != {word: int(word == ended.state) for word in ended.told}:
+        broken.append(f"I1: job {ended.id} is {ended.state} and was said to have ended as {ended.told}")
+    if ended.job is not None and ended.state == "failed":
+        reason = str(ended.job.failed_reason)
+        cancelled = ended.id in chaos.tally.cancelled and reason.startswith("cancelled")
+        if not cancelled and ended.kind != "fails":
+            broken.append(f"I1: job {ended.id} ({ended.kind}) failed: {reason}")
+    return broken
 
 
 # -- the runs of a job -------------------------------------------------------------------------------------------------
@@ -139,11 +165,6 @@ def _judge_result(job: Job, runs: list[Run]) -> list[str]:
     return broken
 
 
-def _may_fail(chaos: Chaos, job_id: str, reason: str) -> bool:
-    cancelled = job_id in chaos.tally.cancelled and reason.startswith("cancelled")
-    return cancelled or chaos.tally.added[job_id] == "fails"
-
-
 # -- what it wrote -----------------------------------------------------------------------------------------------------
 
 
@@ -163,17 +184,20 @@ def logs(chaos: Chaos, job_ids: Iterable[str]) -> Iterable[tuple[str, list[str]]
 
 def strangers(job_id: str, lines: Iterable[str]) -> list[str]:
     """O1: lines that another job wrote, or nobody. A job says `id fence number`, with its stream before it or not."""
-    return [f"O1: {job_id or 'no job'} has the line {line!r}" for line in lines if job_id not in line.split()[:-2]]
+    return [
+        f"O1: {job_id or 'no job'} has the line {line!r}"
+        for line in lines
+        if job_id not in line.split()[:-2] and not STACK.match(line)
+    ]
 
 
 def missing_lines(job: Job, kind: str, lines: Sequence[str]) -> list[str]:
     """O2: what a completed job wrote in its last run, and is not kept, or not once and in order on each stream."""
-    fence = job.returnvalue["fence"]
-    for stream in (0, 1):
-        wrote = [] if kind in QUIET else [f"{job.id} {fence} {number}" for number in range(stream, SAYS, 2)]
-        of_stream = [line.partition(" ")[2] for line in lines if line.startswith(("[stdout]", "[stderr]")[stream])]
-        if [line for line in of_stream if line.split()[1] == str(fence)] != wrote:
-            return [f"O2: job {job.id} ({kind}) wrote {wrote} in run {fence}; {list(lines)} are kept"]
+    whose = f"{job.id} {job.returnvalue['fence']}"
+    for number, stream in enumerate(("[stdout]", "[stderr]")):
+        wrote = [] if kind in QUIET else [f"{stream} {whose} {n}" for n in range(number, SAYS, 2)]
+        if [line for line in lines if line.startswith(f"{stream} {whose} ")] != wrote:
+            return [f"O2: job {job.id} ({kind}) wrote {wrote}; {list(lines)} are kept"]
     return []
 
 

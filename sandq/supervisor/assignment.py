@@ -163,6 +163,8 @@ class Assignment:
 
     async def settle(self, outcome: Outcome) -> str:
         """Decide and write, holding the lock until Redis has answered; its word."""
+        if self._relay is not None:  # waited for here: the child, and a job that has begun in it, need not wait
+            await self._relay.flush(self._means.lease.lock_s)
         settlement = decide(self.claim.job, outcome, self._means.settings, self._means.rng)
         if settlement is None:
             self._settled(outcome, None, "lost")
@@ -237,8 +239,6 @@ class Assignment:
             evidence = await attempt.end()
         finally:
             self._end_recording(child)
-        if self._relay is not None:
-            await self._relay.flush(self._means.lease.lock_s)
         return evidence, attempt.doomed
 
     def _tell_start(self) -> None:

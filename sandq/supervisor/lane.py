@@ -253,7 +253,8 @@ class Lane:
                 await self._finish(assignment, outcome)
         except BaseException:
             if held is not None:
-                self._ahead.ends(held)
+                if (following := self._ahead.ends(held)) is not None:
+                    self._means.heartbeat.drop(following.claim.token)  # it ends with the child, and is nobody's
                 self.pool.discard(held)
             self._means.heartbeat.drop(token)
             self.running.pop(token, None)

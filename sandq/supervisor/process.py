@@ -168,10 +168,12 @@ class ChildProcess:
             self._kill(self.number, why)
 
     def pause_reading(self) -> None:
-        """Let a child that talks too much wait: its next send blocks once the socket is full."""
-        if self._reader_on:
-            self._reader_on = False
-            self._loop.remove_reader(self._socket)
+        """Let a child that talks too much wait: its next send blocks once the socket is full.
+
+        No job follows one that is not heard: nobody would know that it has begun. Once one has, little more will come.
+        """
+        if self.mailbox.recall():
+            self._stop_reading()
 
     def resume_reading(self) -> None:
         """Hear it again."""
@@ -198,6 +200,11 @@ class ChildProcess:
         if self._exit is None:
             self.reaped(Exit(None, why=UNREPORTED))
 
+    def _stop_reading(self) -> None:
+        if self._reader_on:
+            self._reader_on = False
+            self._loop.remove_reader(self._socket)
+
     def _read_frames(self) -> bool:
         """One read; whether there may be more."""
         try:
@@ -208,14 +215,14 @@ class ChildProcess:
             self.left_unread = self.left_unread or isinstance(error, ConnectionResetError)
             data = b""
         if not data:
-            self.pause_reading()
+            self._stop_reading()
             # End of file is part of dying and often seen first. Only a child that lives on has broken the protocol.
             self._loop.call_later(EOF_WAIT_S, self._living_without_channel)
             return False
         try:
             frames = self._decoder.feed(data)
         except ProtocolError as error:
-            self.pause_reading()
+            self._stop_reading()
             self.on_broken(str(error))
             return False
         self.spoke_once = len(frames) == 1 or (len(frames) == 2 and frames[1].kind is Kind.BEGUN)

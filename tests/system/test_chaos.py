@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 from chaos import BRIEF, Chaos, Mix, Work
 from test_promises import NO_TIMER
-from verdicts import Verdict, charges, judge, left_behind, overlaps, runs_of
+from verdicts import Verdict, charges, judge, left_behind, missing_lines, overlaps, runs_of, strangers
+
+from sandq.job import Job
+from sandq.supervisor.facts import Fact, Settled, Started
 
 if TYPE_CHECKING:
     from conftest import RedisServer
@@ -87,11 +90,11 @@ def test_under_random_faults_every_job_ends_once_and_never_runs_twice_at_once(di
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_same_holds_where_short_jobs_begin_by_themselves_in_children_that_were_busy(disturb: Disturb) -> None:
-    found = disturb(length(120.0), Mix(work=BRIEF, keep_output="always", cancel_every_s=0.1))
+    found = disturb(length(120.0), Mix(work=BRIEF, keep_output="always", cancel_every_s=0.02))
     assert_all_held(found)
     mailboxes = found.verdict.figures["mailboxes"]
-    assert mailboxes["begun"] > found.verdict.figures["runs"] / 10
-    assert mailboxes["returned"] > mailboxes["begun"] / 100
+    assert mailboxes["Begun"] > found.verdict.figures["runs"] / 10
+    assert mailboxes["Returned"] > mailboxes["Begun"] / 100
 
 
 @pytest.mark.slow
@@ -144,3 +147,44 @@ def test_two_runs_that_overlap_or_share_their_fences_wrongly_are_seen_in_the_tra
     trace.write_text(f"1 10 S 7\n{fence} {first} S 8\n1 20 E 7\n{fence} {last} E 8\n{fence} 6")
     assert found in " ".join(overlaps("job", runs_of(trace)))
     assert bool(overlaps("job", runs_of(trace))) == bool(found)
+
+
+def begun(job_id: str, pid: int) -> Started:
+    return Started(queue="render", job_id=job_id, name="", attempt=1, pid=pid)
+
+
+def settled(job_id: str, outcome: str, word: str = "ok") -> Settled:
+    return Settled(queue="render", job_id=job_id, name="", outcome=outcome, to="", word=word, reason="", wall_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ([begun("plain", 1), settled("plain", "Crashed")], ""),  # chaos killed child 1
+        ([begun("crashes", 2), settled("crashes", "Crashed")], ""),
+        ([begun("plain", 2), settled("plain", "Crashed")], "C2: job plain"),
+        ([begun("plain", 2), settled("plain", "Crashed", "lost")], ""),
+        ([settled("plain", "Interrupted")], "C1: job plain"),
+        ([begun("plain", 1), settled("plain", "Crashed"), begun("other", 1), settled("other", "Interrupted")], "C3"),
+        ([begun("plain", 1), settled("plain", "Completed"), begun("other", 1), settled("other", "Interrupted")], ""),
+    ],
+)
+def test_what_a_job_is_charged_without_a_cause_or_beside_another_is_seen(said: list[Fact], found: str) -> None:
+    wrong = charges(said, killed={1}, kinds={"plain": "ends", "other": "ends", "crashes": "crashes"})
+    assert len(wrong) == bool(found)
+    assert found in "".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (["[stdout] 7 5 0", "[stderr] 7 5 1", "[stdout] 7 5 2", "[stderr] 7 5 3"], ""),
+        (["[stderr] 7 5 1", "[stdout] 7 5 0", "[stderr] 7 5 3", "[stdout] 7 5 2"], ""),
+        (["[stdout] 7 5 0", "[stderr] 7 5 1", "[stdout] 7 5 2"], "O2"),
+        (["[stdout] 7 5 2", "[stderr] 7 5 1", "[stdout] 7 5 0", "[stderr] 7 5 3"], "O2"),
+        (["[stdout] 7 5 0", "[stderr] 7 5 1", "[stdout] 7 5 2", "[stderr] 7 5 3", "[stdout] 71 4 0"], "O1"),
+    ],
+)
+def test_lines_that_are_missing_or_a_strangers_are_seen(lines: list[str], found: str) -> None:
+    job = Job(queue="render", id="7", name="prints", returnvalue_json=b'{"fence":5}')
+    assert "".join(line[:2] for line in strangers("7", lines) + missing_lines(job, "prints", lines)) == found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import Placed, SupervisorProcess, eventually, handlers, serving, wait_gone
+from network import FOREVER, ChaosProxy
 
 from sandq.config import QueueSettings
 from sandq.job import Job, JobState
@@ -18,23 +20,41 @@ from sandq.protocol import Frame, Kind
 from sandq.queue import Queue
 from sandq.supervisor import ahead
 from sandq.supervisor.attempt import Attempt
-from sandq.supervisor.facts import Recycled, Settled, Started
+from sandq.supervisor.facts import Recycled, Settled, Started, StoreTrouble
 from sandq.supervisor.oom import Watch
+from sandq.supervisor.relay import FULL
 from sandq.verdict import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from conftest import RedisServer
     from harness import Served
 
 ALL = QueueSettings(processor="unused")
 SHORT = 200  # jobs until the queue is known for short ones
+HELD_S = 20.0  # a job's words are waited for so long
 
 
 @pytest.fixture
 def queue(redis_url: str, prefix: str) -> Iterator[Queue]:
     with Queue("render", redis=redis_url, prefix=prefix) as queue:
         yield queue
+
+
+@pytest.fixture
+def own_queue(server: RedisServer, prefix: str) -> Iterator[Queue]:
+    with Queue("render", redis=server.url, prefix=prefix) as queue:
+        yield queue
+
+
+@pytest.fixture
+def way(server: RedisServer) -> Iterator[ChaosProxy]:
+    made = ChaosProxy(server.socket)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture
@@ -80,6 +100,11 @@ def process(job):
         case "writes":
             print(job.data["n"])
             sys.stderr.write(str(job.data["n"]))
+        case "talks":
+            while not os.path.exists(job.data["until"]):
+                time.sleep(0.005)
+            for n in range(job.data["lines"]):
+                job.log(str(n))
 """
 
 
@@ -92,6 +117,18 @@ def steps(tmp_path: Path) -> str:
 
 def one_child(**settings: Any) -> QueueSettings:
     return handlers(concurrency=1, **settings)
+
+
+def talking(processor: str, way: ChaosProxy, prefix: str) -> AbstractContextManager[Served]:
+    """Served over a way that holds back whatever a job logs."""
+    way.fault("hold", "log", FOREVER)
+    settings = QueueSettings(processor=processor, concurrency=1, soft_stop_s=0.2, term_stop_s=0.2)
+    return serving({"render": settings}, way.url, prefix, lock_s=HELD_S, redis_timeout_s=2 * HELD_S)
+
+
+def let_through(way: ChaosProxy) -> None:
+    way.calm()
+    way.release()
 
 
 def wait_placed(served: Served, long: Job) -> int:
@@ -137,6 +174,37 @@ def test_what_began_by_itself_is_fenced_all_the_same(
         assert supervisor.facts.wait(Settled, job_id=job.id).outcome in ("LockLost", "Interrupted")
         supervisor.facts.wait(Started, job_id=job.id, nth=2)
         supervisor.kill()
+
+
+def test_what_began_by_itself_has_its_timeout_while_redis_takes_no_word_of_the_job_before_it(
+    own_queue: Queue, way: ChaosProxy, end: Path, prefix: str, steps: str
+) -> None:
+    own_queue.add_many([("short", {})] * SHORT)
+    talks = own_queue.add("talks", {"until": str(end), "lines": 1})
+    placed = own_queue.add("sleeps", {"s": 600}, timeout="100ms")
+    with talking(steps, way, prefix) as served:
+        wait_placed(served, talks)
+        end.touch()
+        assert served.facts.wait(Settled, job_id=placed.id, limit_s=HELD_S / 2).outcome == "TimedOut"
+        assert served.facts.all(Settled, job_id=talks.id) == []
+        let_through(way)
+        served.facts.wait(Settled, job_id=talks.id, to="completed")
+
+
+def test_a_job_that_talks_too_much_is_stopped_without_harm_to_the_one_behind_it(
+    own_queue: Queue, way: ChaosProxy, end: Path, prefix: str, steps: str
+) -> None:
+    own_queue.add_many([("short", {})] * SHORT)
+    talks = own_queue.add("talks", {"until": str(end), "lines": 2 * FULL}, timeout="2s")
+    placed = own_queue.add("sleeps", {"s": 4.0})
+    with talking(steps, way, prefix) as served:
+        wait_placed(served, talks)
+        end.touch()
+        served.facts.wait(Settled, job_id=placed.id)
+        let_through(way)
+        served.facts.wait(Settled, job_id=talks.id, to="completed")
+    ended = own_queue.job(placed)
+    assert (ended.crashes, ended.interruptions, len(served.facts.all(Settled, job_id=placed.id))) == (0, 0, 1)
 
 
 # -- it comes back -----------------------------------------------------------------------------------------------------
@@ -239,6 +307,26 @@ def test_a_job_that_says_another_has_begun_is_ended_and_the_placed_one_runs(
         assert queue.result(placed, timeout=20) == 7
     assert "not its turn" in queue.job(liar).failed_reason
     assert queue.job(placed).crashes == 0
+
+
+def test_what_began_behind_a_job_at_which_the_supervisor_failed_is_recovered(
+    queue: Queue, long: Job, end: Path, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = queue.add("sleeps", {"s": 0.3})
+    ran = ahead.Ahead.ran
+
+    def fail_once(ahead_: ahead.Ahead, wall_s: float) -> None:
+        if end.exists():
+            monkeypatch.setattr(ahead.Ahead, "ran", ran)
+            raise RuntimeError("a bug of ours")
+
+    with serving({"render": one_child()}, redis_url, prefix, lock_s=1.0) as served:
+        wait_placed(served, long)
+        monkeypatch.setattr(ahead.Ahead, "ran", fail_once)
+        end.touch()
+        served.facts.wait(StoreTrouble, why="internal error: RuntimeError: a bug of ours")
+        assert queue.result(placed, timeout=20) == "slept"
+        assert queue.result(long, timeout=20) == "seen"
 
 
 # -- what it writes ----------------------------------------------------------------------------------------------------
