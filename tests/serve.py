@@ -19,10 +19,10 @@ from sandq.supervisor import ahead
 from sandq.supervisor.assignment import Assignment
 from sandq.supervisor.facts import Fact
 from sandq.supervisor.heartbeat import Heartbeat
-from sandq.supervisor.lane import Lane
 from sandq.supervisor.loop import Supervisor
 from sandq.supervisor.mailbox import Mailbox
 from sandq.supervisor.process import ChildProcess
+from sandq.supervisor.rounds import Rounds
 
 
 def tell(kind: str, fields: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ def mutate(name: str) -> None:
     def no_death_notice(child: ChildProcess) -> None:
         child._loop.remove_reader(child._pidfd)
 
-    async def no_stalled_check(_lane: Lane) -> None:
+    async def no_stalled_check(_rounds: Rounds) -> None:
         await asyncio.Event().wait()
 
     def recall_blindly(mailbox: Mailbox) -> bool:
@@ -85,7 +85,7 @@ def mutate(name: str) -> None:
             target = ChildProcess
             target._on_death = no_death_notice
         case "no stalled check":
-            target = Lane
+            target = Rounds
             target._check_stalled = no_stalled_check
         case "holds for long":  # for a test that has to see what is placed
             ahead.HOLD_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from sandq.clock import boottime
@@ -13,16 +13,15 @@ from sandq.errors import SandqError
 from sandq.outcome import Completed, InitFailed, LockLost, Outcome, Postponed
 from sandq.store import work
 from sandq.store.connections import Marker
-from sandq.supervisor import memory
 from sandq.supervisor.ahead import Ahead
 from sandq.supervisor.assignment import Assignment, Means
-from sandq.supervisor.claims import PAUSE_S, Claims, wait_after
-from sandq.supervisor.facts import Recovered, StoreTrouble
+from sandq.supervisor.claims import Claims, wait_after
+from sandq.supervisor.facts import StoreTrouble
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.recycle import may_claim_ahead
+from sandq.supervisor.rounds import Rounds
 from sandq.supervisor.settler import Settler
-from sandq.verdict import Stop
 
 NOT_BEGUN = InitFailed("the job was not begun")
 
@@ -45,6 +44,7 @@ class Lane:
         self.quiet = asyncio.Event()  # for a burst: nothing was left when we looked last, or `trouble` says why not
         self.trouble: str | None = None
         self._means = means
+        self.rounds = Rounds(means, self.running, lambda: self._ahead.held)
         self._claims = Claims(means, marker, worker)
         self._burst = burst
         self._on_end = on_end
@@ -319,63 +319,6 @@ class Lane:
         elif not self.pool.recycles(child, assignment.unfit):
             return child
         return self._borrow_one()
-
-    # -- beside the line -----------------------------------------------------------------------------------------------
-
-    def watchers(self, cancel_every_s: float) -> Sequence[Coroutine[Any, Any, None]]:
-        """What must go on beside claiming, as long as the supervisor lives."""
-        return (self._check_stalled(), self._read_cancels(cancel_every_s), self._watch_memory())
-
-    async def _check_stalled(self) -> None:
-        """Recover jobs of vanished supervisors; the throttle in Redis says when to look again."""
-        means = self._means
-        every_ms = int(means.lease.stalled_every_s * 1000)
-        while True:
-            try:
-                check = await means.store.run(
-                    work.check_stalled(means.keys, every_ms, means.settings.max_stalled_count)
-                )
-            except SandqError as error:
-                means.publish(StoreTrouble(doing=f"stalled check of {means.keys.queue}", why=str(error)))
-                await asyncio.sleep(PAUSE_S)
-                continue
-            if check.recovered:
-                means.publish(Recovered(queue=means.keys.queue, job_ids=tuple(check.recovered)))
-            await asyncio.sleep(max(check.again_in_ms, 1) / 1000)
-
-    async def _read_cancels(self, every_s: float) -> None:
-        means = self._means
-        while True:
-            await asyncio.sleep(every_s)
-            ours = {run.claim.token: run for run in (*self.running.values(), *self._ahead.held)}
-            held = {run.claim.job.id: token for token, run in ours.items()}
-            if not held:
-                continue
-            try:
-                requests = await means.store.run(work.take_cancels(means.keys, held))
-            except SandqError as error:
-                means.publish(StoreTrouble(doing=f"read cancel requests of {means.keys.queue}", why=str(error)))
-                continue
-            for job_id, reason in requests.items():
-                ours[held[job_id]].stop(Stop("cancel", reason))
-
-    async def _watch_memory(self) -> None:
-        """Kill what outgrows its limit: a job over it does not stop growing for being asked nicely."""
-        while True:
-            await asyncio.sleep(memory.POLL_S)
-            limits = {
-                run: limit
-                for run in self.running.values()
-                if (limit := memory.limit_of(run.claim.job, self._means.settings.memory)) is not None
-            }
-            if not limits:
-                continue
-            pids = {run: run.child.pid for run in limits if run.child is not None}
-            used = await asyncio.to_thread(memory.tree_rss, pids.values())
-            for run, pid in pids.items():
-                stop = memory.over(used[pid], limits[run])
-                if stop is not None and run.claim.token in self.running:
-                    run.stop(stop)
 
     # -- burst ---------------------------------------------------------------------------------------------------------
 

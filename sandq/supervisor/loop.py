@@ -123,7 +123,7 @@ class Supervisor:
             self._exits = undo.pop_all()
         for lane in self._lanes.values():
             lane.start()
-            for watcher in lane.watchers(self._settings.cancel_every_s):
+            for watcher in lane.rounds.all(self._settings.cancel_every_s):
                 self._spawn(watcher)
         self._spawn(self._register())
         self._spawn(self._watch_policy())

@@ -81,7 +81,7 @@ def test_case_57_a_job_of_a_killed_supervisor_is_recovered_within_lock_plus_chec
     took = second.facts.time_of(Started, job_id=job.id) - killed_at
     print(f"SIGKILL of the supervisor to the job's next start: {took:.2f} s (lock {lease.lock_s:g} s)")
     assert took <= lease.lock_s + lease.stalled_every_s + 1
-    assert second.facts.all(Recovered)[0].job_ids == (job.id,)
+    assert second.facts.wait(Recovered).job_ids == (job.id,)
     end.touch()
     assert queue.result(job, timeout=10) == "seen"
     assert completions(queue, job) == 1
