@@ -38,6 +38,7 @@ SHARES: dict[Action, float] = {"drop-reply": 0.02, "drop-request": 0.02, "cut": 
 # A job that is killed by chaos is not to blame, and this run is about what becomes of it: forgive nearly all.
 FORGIVING = {"max_crashes": 50, "max_interruptions": 100, "max_stalled_count": 50}
 END_LIMIT_S = 60.0
+OVERSTAYS_S = 0.5
 
 
 # How often each fault comes, relative to the others.
@@ -75,14 +76,16 @@ class Work:
 # child has one placed behind its job, and now and then one is not.
 BRIEF = Work(
     {
-        "ends": 70,
-        "prints": 10,
-        "raises": 6,
-        "fails": 4,
-        "reports": 6,
-        "crashes": 1,
-        "leaves a file": 1,
-        "leaves a thread": 1,
+        "ends": 140,
+        "prints": 20,
+        "raises": 12,
+        "fails": 8,
+        "reports": 12,
+        "crashes": 2,
+        "chatters": 2,
+        "overstays": 2,
+        "leaves a file": 2,
+        "leaves a thread": 2,
     },
     short_s=(0.0, 0.02),
     long_s=(0.1, 0.6),
@@ -249,7 +252,12 @@ class Chaos:
         # Its own backoff: chaos kills some jobs many times, and sandq's grows with each crash.
         asked: dict[str, Any] = {"name": kind, "data": data, "attempts": 2, "backoff": "fixed:500ms"}
         asked |= {"remove_on_complete": False, "remove_on_fail": False, "priority": rng.choice([0, 0, 1, 5])}
-        return asked | ({"delay": rng.uniform(0.1, 2.0)} if rng.random() < 0.2 else {})
+        if kind == "overstays":
+            asked["timeout"] = rng.uniform(0.01, 0.05)
+            data["s"] = OVERSTAYS_S
+        if rng.random() < 0.2:
+            asked["delay"] = rng.uniform(0.1, 2.0)
+        return asked
 
     def _cancel(self, rng: random.Random) -> None:
         """Some that run, or wait for a child with a supervisor; nobody needs to know whether it was asked in time."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 SAYS = 4  # lines, on both streams in turn
-QUIET = ("ends", "reports", "leaves a file", "leaves a thread")
+QUIET = ("ends", "reports", "chatters", "overstays", "leaves a file", "leaves a thread")
+CHATTER = 100  # lines for its log: more than a supervisor takes before it lets a child wait
 KEPT: list[int] = []
 
 
@@ -53,6 +54,9 @@ def behave(job: Any) -> None:
             raise ValueError(kind)
         case "reports":
             job.progress({"fence": job.fence})
+        case "chatters":
+            for number in range(CHATTER):
+                job.log(f"{job.id} {job.fence} {number}")
         case "leaves a file":
             KEPT.append(os.open("/dev/null", os.O_RDONLY))
         case "leaves a thread":

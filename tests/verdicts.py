@@ -119,7 +119,8 @@ def _judge_end(chaos: Chaos, ended: Ended) -> list[str]:
     if ended.job is not None and ended.state == "failed":
         reason = str(ended.job.failed_reason)
         cancelled = ended.id in chaos.tally.cancelled and reason.startswith("cancelled")
-        if not cancelled and ended.kind != "fails":
+        late = ended.kind == "overstays" and reason.startswith("timed out")
+        if not (cancelled or late or ended.kind == "fails"):
             broken.append(f"I1: job {ended.id} ({ended.kind}) failed: {reason}")
     return broken
 

@@ -9,7 +9,7 @@ import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +124,8 @@ def test_freezing_finds_two_runs_at_once_only_where_the_fence_is_weakened(
 def test_two_runs_of_a_job_are_found_where_it_is_taken_back_from_a_child_that_has_begun_it(
     disturb: Disturb, mutation: str
 ) -> None:
-    mix = Mix({"freeze_supervisor": 1}, {}, BRIEF, freeze_locks=(0.02, 0.05), freeze_launcher=0.0, mutation=mutation)
+    work = replace(BRIEF, kinds={"ends": 1}, short_s=(0.0, 0.004), bunch=150, backlog=450)
+    mix = Mix({"freeze_supervisor": 1}, {}, work, freeze_locks=(0.02, 0.05), freeze_launcher=0.0, mutation=mutation)
     twice = [said for said in disturb(10.0, mix).verdict.broken if said.startswith("I2")]
     print("\n".join(twice))
     assert bool(twice) == (mutation == "recalls what has begun")
