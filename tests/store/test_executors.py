@@ -150,8 +150,10 @@ def test_a_host_that_nobody_knows_is_told_of_at_once(runner: Runner, keys: Queue
 @both
 def test_a_restart_in_between_is_waited_out(runner: Runner, server: RedisServer) -> None:
     server.kill()
-    threading.Timer(0.1, server.start).start()
+    start = threading.Timer(0.1, server.start)
+    start.start()
     assert runner(server.url, 10, echo("a")) == [b"a"]
+    start.join()  # it may still be looking whether the server answers
 
 
 @both

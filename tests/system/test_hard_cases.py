@@ -16,7 +16,7 @@ from sandq.config import QueueSettings
 from sandq.job import JobState
 from sandq.outcome import Raised
 from sandq.queue import Queue
-from sandq.supervisor import source
+from sandq.supervisor import pool, source
 from sandq.supervisor.attempt import Attempt
 from sandq.supervisor.facts import ChildDied, ChildReady, ProcessorBroken, Settled, Started
 from sandq.supervisor.lane import Lane
@@ -159,6 +159,7 @@ def test_a_replacement_that_never_loads_is_told_and_does_not_hold_its_place_for_
     with serving({"render": settings}, redis_url, prefix) as served:
         first = served.facts.wait(ChildReady)
         monkeypatch.setattr(source, "LOAD_WAIT_S", 0.3)
+        monkeypatch.setattr(pool, "YOUNG_S", 0.0)  # else its own early end may be what is told first
         hangs.touch()
         os.kill(first.pid, signal.SIGKILL)
         served.facts.wait(ChildDied, pid=first.pid)
