@@ -144,6 +144,25 @@ def test_a_job_whose_claim_was_sent_too_long_ago_is_not_started_by_it(world: Wor
     assert len(served.facts.all(Started, job_id=job.id)) == 1
 
 
+def test_a_job_that_redis_gave_to_a_frozen_supervisor_runs_on_another_one_after_its_lock(
+    queue: Queue, redis_client: Redis, prefix: str, supervise: Callable[..., SupervisorProcess]
+) -> None:
+    frozen = supervise(lock_s=1.0)
+    asleep(redis_client, prefix)
+    frozen.signal(signal.SIGSTOP)
+    job = queue.add("ok", 1)
+    eventually(lambda: queue.state(job) is JobState.ACTIVE, "it is claimed for the frozen one", 1.0)
+    other = supervise(lock_s=1.0)
+    assert queue.result(job, timeout=10) == 1
+    frozen.signal(signal.SIGCONT)
+    late = queue.add_many([("ok", n) for n in range(20)])
+    for each in late:
+        queue.result(each, timeout=10)
+    assert len(other.facts.all(Started, job_id=job.id)) == 1
+    assert frozen.facts.all(Started, job_id=job.id) == []
+    assert queue.job(job.id).stalled_count == 1
+
+
 # -- draining ----------------------------------------------------------------------------------------------------------
 
 
