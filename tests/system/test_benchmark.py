@@ -15,6 +15,7 @@ LIMIT_S = 50.0
 PNG = b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_the_stall_benchmark_reports_each_sandq_job_started_once_and_no_lock_lost(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     files = ["--json", str(tmp_path / "stall.json"), "--chart", str(tmp_path / "stall.png")]

@@ -404,6 +404,7 @@ def status(url: str, prefix: str) -> str:
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "broken", "why"),
     [("exec", "import no_such_module\n", "no_such_module"), ("template", "def process(job:\n", "SyntaxError")],

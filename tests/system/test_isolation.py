@@ -106,6 +106,7 @@ def test_what_a_killed_supervisor_left_the_next_one_sweeps(queue: Queue, redis_u
         eventually(lambda: not Path(folder).parent.exists(), "swept")
 
 
+@pytest.mark.slow
 def test_cpu_seconds_are_counted_anew_for_each_job(queue: Queue, redis_url: str, prefix: str) -> None:
     settings = talkers(isolation=1, rlimits=Limits(cpu_s=1.0), max_crashes=0)
     with serving({"render": settings}, redis_url, prefix) as served:
@@ -167,6 +168,7 @@ def test_a_wrapper_that_does_not_start_children_refuses_the_start(
 # -- wrap --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_bwrap
 def test_a_wrapper_that_lets_its_child_outlive_the_launcher_refuses_the_start(redis_url: str, prefix: str) -> None:
     careless = tuple(part for part in BWRAP if part != "--die-with-parent")

@@ -191,6 +191,7 @@ def test_what_began_by_itself_has_its_timeout_while_redis_takes_no_word_of_the_j
         served.facts.wait(Settled, job_id=talks.id, to="completed")
 
 
+@pytest.mark.slow
 def test_a_job_that_talks_too_much_is_stopped_without_harm_to_the_one_behind_it(
     own_queue: Queue, way: ChaosProxy, end: Path, prefix: str, steps: str
 ) -> None:

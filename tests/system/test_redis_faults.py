@@ -211,6 +211,7 @@ def test_case_07_a_settlement_that_arrives_after_the_job_has_passed_on_changes_n
     assert world.events(job)["completed"] == 1
 
 
+@pytest.mark.slow
 def test_case_09_a_server_stopped_for_two_locks_costs_the_child_and_the_job_is_recovered_once(world: World) -> None:
     only = world.serve(lock_s=1.5)
     job, child = world.waiting_job(only)
@@ -261,6 +262,7 @@ def test_case_11_a_running_job_goes_on_over_a_restart_with_the_data_on_disk(
         assert [world.queue.result(other, timeout=10) for other in others] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_case_12_a_server_that_is_loading_is_waited_for(
     make_server: Callable[..., RedisServer], prefix: str, tmp_path: Path
 ) -> None:
@@ -354,6 +356,7 @@ def test_case_19_cutting_every_connection_all_the_time_costs_no_job_anything(wor
     all_once(world, only, jobs)
 
 
+@pytest.mark.slow
 def test_case_14_without_memory_renewals_and_settlements_pass_while_claiming_pauses(world: World) -> None:
     only = world.serve(concurrency=2)
     job, _ = world.waiting_job(only)
@@ -411,6 +414,7 @@ def test_case_18_a_script_that_runs_for_half_a_lock_costs_no_job_anything(world:
     ran_once(world, only, job)
 
 
+@pytest.mark.slow
 def test_case_21_a_revoked_permission_fences_the_child_and_is_said_clearly(world: World) -> None:
     world.client.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*", "+@all")
     only = world.serve(f"unix://worker:pw@{world.server.socket}")
@@ -463,6 +467,7 @@ def test_case_23_refused_connections_for_too_many_clients_are_waited_out(world: 
     assert world.queue.result(world.queue.add("ok", 1), timeout=10) == 1
 
 
+@pytest.mark.slow
 def test_case_24_a_cluster_slot_may_move_under_a_running_job(tmp_path: Path) -> None:
     nodes, end = Nodes(tmp_path), tmp_path / "end"
     with contextlib.closing(nodes):

@@ -92,6 +92,7 @@ def completions(queue: Queue, job_id: str) -> int:
 # -- blocked -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_case_62_a_callback_that_blocks_the_event_loop_for_two_locks_costs_no_job_anything(
     queue: Queue, serve: Callable[..., Served], end: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_case_62_a_callback_that_blocks_the_event_loop_for_two_locks_costs_no_jo
     assert len(only.facts.all(Started, job_id=job.id)) == 1
 
 
+@pytest.mark.slow
 def test_case_63_a_host_that_holds_the_gil_loses_its_children_and_lives_on(
     queue: Queue,
     serve: Callable[..., Served],
@@ -144,6 +146,7 @@ def test_case_63_a_host_that_holds_the_gil_loses_its_children_and_lives_on(
 # -- frozen ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_case_61_a_supervisor_frozen_with_its_children_for_two_locks_stops_them_within_50_ms_of_its_thaw(
     queue: Queue, supervise: Callable[..., SupervisorProcess], tmp_path: Path, end: Path
 ) -> None:
@@ -345,6 +348,7 @@ def test_case_71_a_supervisor_without_files_lives_and_recovers_when_there_are_so
     assert only.wait() == 0
 
 
+@pytest.mark.slow
 def test_case_71_a_launcher_that_cannot_be_replaced_is_replaced_once_there_are_files(
     queue: Queue, supervise: Callable[..., SupervisorProcess]
 ) -> None:

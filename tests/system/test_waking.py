@@ -207,6 +207,7 @@ def test_a_drain_puts_back_what_was_claimed_though_the_claims_reply_was_lost(wor
 # -- trouble -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_may_not_sleep_in_redis_says_so_and_asks_now_and_then(world: World) -> None:
     world.client.execute_command("ACL", "SETUSER", "weak", "on", ">secret", "~*", "&*", "+@all", "-bzpopmin")
     served = world.serve(f"unix://weak:secret@{world.server.socket}", lock_s=LONG_LOCK_S)
@@ -223,6 +224,7 @@ def test_a_supervisor_that_may_not_sleep_in_redis_says_so_and_asks_now_and_then(
 # -- bursts ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_burst_is_not_over_while_a_job_is_on_its_way_to_us(world: World) -> None:
     world.proxy.fault("silence", "BZPOPMIN", 1000)
     first = world.queue.add("waits", {"until": str(world.end)})
