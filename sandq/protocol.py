@@ -140,7 +140,10 @@ class Decoder:
         self._failed: str | None = None
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Frames completed by these bytes, in order; ProtocolError, now and for ever, once a rule is broken."""
+        """Frames completed by these bytes, in order; ProtocolError, now and for ever, once a rule is broken.
+
+        What was said before it was broken still counts: then `failed` says so at once, and the next call raises.
+        """
         if self._failed is not None:
             raise ProtocolError(self._failed)
         if not self._rest:  # nearly always: what is received begins and ends with a frame
@@ -154,9 +157,23 @@ class Decoder:
         del self._rest[:end]
         return frames
 
+    @property
+    def failed(self) -> str | None:
+        """Which rule was broken, once one was."""
+        return self._failed
+
     def _frames(self, data: bytes | memoryview) -> tuple[list[Frame], int]:
         """The whole frames in it, and where they end."""
-        frames, start, size = [], 0, len(data)
+        frames: list[Frame] = []
+        try:
+            return frames, self._collect(data, frames)
+        except ProtocolError:
+            if not frames:
+                raise
+            return frames, len(data)
+
+    def _collect(self, data: bytes | memoryview, frames: list[Frame]) -> int:
+        start, size = 0, len(data)
         while (head_at := start + _HEADER_SIZE) <= size:
             first, head_size, body_size, nonce = _unpack(data, start)
             kind = self._kinds.get(first)
@@ -173,7 +190,7 @@ class Decoder:
             # A wrong first byte is told at once: the other side may never send a whole header.
             if start < size and not _MAGIC.startswith(bytes(data[start : start + len(_MAGIC)])):
                 self._fail(_NO_MAGIC)
-        return frames, start
+        return start
 
     def _refuse(self, first: bytes, head_size: int, body_size: int) -> NoReturn:
         """Say which rule a header breaks."""

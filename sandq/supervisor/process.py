@@ -222,8 +222,7 @@ class ChildProcess:
         try:
             frames = self._decoder.feed(data)
         except ProtocolError as error:
-            self._stop_reading()
-            self.on_broken(str(error))
+            self._break(str(error))
             return False
         self.spoke_once = len(frames) == 1 or (len(frames) == 2 and frames[1].kind is Kind.BEGUN)
         self._telling = True
@@ -231,9 +230,19 @@ class ChildProcess:
             if frame.kind is not Kind.BEGUN:
                 self.on_frame(frame)
             elif not self.between_jobs or not self.mailbox.begun(frame.nonce):
-                self.on_broken("it began a job that was not its turn")
+                self._break("it began a job that was not its turn")
         self._telling = False
+        if self._decoder.failed is not None:
+            self._break(self._decoder.failed)
+            return False
         return True
+
+    def _break(self, why: str) -> None:
+        """It broke the protocol. Whoever has the child is told; with no job running in it, nobody would end it."""
+        self._stop_reading()
+        self.on_broken(why)
+        if self.between_jobs:
+            self.kill("protocol")
 
     def _first_words(self) -> bytes:
         data, ancillary, _, _ = self._socket.recvmsg(_CHUNK, socket.CMSG_SPACE(_CREDENTIALS.size))

@@ -158,6 +158,10 @@ def settled(job_id: str, outcome: str, word: str = "ok") -> Settled:
     return Settled(queue="render", job_id=job_id, name="", outcome=outcome, to="", word=word, reason="", wall_s=0.0)
 
 
+# The second start of a job that went back and came again at once, told before its first end.
+AGAIN = [begun("crashes", 2), begun("crashes", 3), settled("crashes", "Crashed"), settled("crashes", "Completed")]
+
+
 @pytest.mark.parametrize(
     ("said", "found"),
     [
@@ -168,6 +172,7 @@ def settled(job_id: str, outcome: str, word: str = "ok") -> Settled:
         ([settled("plain", "Interrupted")], "C1: job plain"),
         ([begun("plain", 1), settled("plain", "Crashed"), begun("other", 1), settled("other", "Interrupted")], "C3"),
         ([begun("plain", 1), settled("plain", "Completed"), begun("other", 1), settled("other", "Interrupted")], ""),
+        ([*AGAIN, begun("other", 3), settled("other", "Interrupted")], ""),
     ],
 )
 def test_what_a_job_is_charged_without_a_cause_or_beside_another_is_seen(said: list[Fact], found: str) -> None:

@@ -330,6 +330,18 @@ def test_what_began_behind_a_job_at_which_the_supervisor_failed_is_recovered(
         assert queue.result(long, timeout=20) == "seen"
 
 
+def test_what_a_job_says_wrongly_in_the_same_breath_is_not_charged_to_the_one_before_it(
+    queue: Queue, redis_url: str, prefix: str
+) -> None:
+    queue.add_many([("ok", n) for n in range(SHORT)])
+    good, liar = zip(*[queue.add_many([("ok", n), ("garbage-everywhere", None)]) for n in range(5)], strict=True)
+    with serving({"render": one_child(max_crashes=0)}, redis_url, prefix) as served:
+        for job in liar:
+            served.facts.wait(Settled, job_id=job.id, to="failed")
+    assert [queue.state(job) for job in good] == [JobState.COMPLETED] * 5
+    assert ["frame magic" in str(queue.job(job).failed_reason) for job in liar] == [True] * 5
+
+
 # -- what it writes ----------------------------------------------------------------------------------------------------
 
 

@@ -141,9 +141,13 @@ def test_frames_that_arrive_together_with_a_part_of_the_next_lose_nothing() -> N
     assert receiver.feed(stream[-3:] + stream) == [frames[-1], *frames]
 
 
-def test_a_broken_frame_behind_a_good_one_breaks_the_stream() -> None:
-    receiver = decoder()
-    for data in (encode(Frame(Kind.DONE, 1)) + b"garbage", encode(Frame(Kind.DONE, 1))):
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_a_broken_frame_behind_a_good_one_breaks_the_stream_and_the_good_one_is_heard(cut: int) -> None:
+    receiver, good = decoder(), Frame(Kind.DONE, 1, {}, b"said before")
+    stream = encode(good) + b"garbage"
+    assert receiver.feed(stream[:cut]) + receiver.feed(stream[cut:]) == [good]
+    assert "frame magic" in str(receiver.failed)
+    for data in (b"", encode(good)):
         with pytest.raises(ProtocolError, match="frame magic"):
             receiver.feed(data)
 
