@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -211,18 +211,17 @@ def charges(said: Sequence[Any], killed: Collection[int], kinds: Mapping[str, st
     `said`: by one supervisor; `killed`: children that chaos killed. An interruption has many causes, and one payer.
     """
     broken: list[str] = []
-    # Of a job that goes back and comes again at once, the second start may be told before the first end.
-    children_of: defaultdict[str, deque[int]] = defaultdict(deque)
+    begun: set[tuple[str, int | None]] = set()
     payers: defaultdict[int, list[str]] = defaultdict(list)
     for fact in said:
         if isinstance(fact, Started):
-            children_of[fact.job_id].append(fact.pid)
+            begun.add((fact.job_id, fact.pid))
         elif isinstance(fact, Settled):
-            pid = children_of[fact.job_id].popleft() if children_of[fact.job_id] else None
+            pid = fact.pid
             if fact.outcome not in ("Crashed", "Interrupted") or fact.word != "ok":
                 continue
             who = f"job {fact.job_id} ({kinds.get(fact.job_id)}), {fact.outcome} {fact.reason!r}"
-            if pid is None:
+            if pid is None or (fact.job_id, pid) not in begun:
                 broken.append(f"C1: {who}, had not begun")
                 continue
             if fact.outcome == "Crashed" and kinds.get(fact.job_id) != "crashes" and pid not in killed:

@@ -333,6 +333,7 @@ class Assignment:
                 word=word,
                 reason="" if isinstance(outcome, Completed) else (reason or ""),
                 wall_s=boottime() - self.started_at,
+                pid=None if self.child is None else self.child.pid,
             )
         )
 

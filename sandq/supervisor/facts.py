@@ -60,6 +60,7 @@ class Settled(Struct, frozen=True, kw_only=True):
     word: str  # "ok", or why Redis refused: "lost", "missing", ...
     reason: str
     wall_s: float
+    pid: int | None = None  # of the child that had it; None when none did
 
 
 class Recovered(Struct, frozen=True, kw_only=True):

@@ -154,25 +154,27 @@ def begun(job_id: str, pid: int) -> Started:
     return Started(queue="render", job_id=job_id, name="", attempt=1, pid=pid)
 
 
-def settled(job_id: str, outcome: str, word: str = "ok") -> Settled:
-    return Settled(queue="render", job_id=job_id, name="", outcome=outcome, to="", word=word, reason="", wall_s=0.0)
+def settled(job_id: str, outcome: str, pid: int | None, word: str = "ok") -> Settled:
+    told = {"queue": "render", "name": "", "to": "", "reason": "", "wall_s": 0.0}
+    return Settled(job_id=job_id, outcome=outcome, pid=pid, word=word, **told)  # type: ignore[arg-type]
 
 
 # The second start of a job that went back and came again at once, told before its first end.
-AGAIN = [begun("crashes", 2), begun("crashes", 3), settled("crashes", "Crashed"), settled("crashes", "Completed")]
+AGAIN = [begun("crashes", 2), begun("crashes", 3), settled("crashes", "Crashed", 2), settled("crashes", "Completed", 3)]
 
 
 @pytest.mark.parametrize(
     ("said", "found"),
     [
-        ([begun("plain", 1), settled("plain", "Crashed")], ""),  # chaos killed child 1
-        ([begun("crashes", 2), settled("crashes", "Crashed")], ""),
-        ([begun("plain", 2), settled("plain", "Crashed")], "C2: job plain"),
-        ([begun("plain", 2), settled("plain", "Crashed", "lost")], ""),
-        ([settled("plain", "Interrupted")], "C1: job plain"),
-        ([begun("plain", 1), settled("plain", "Crashed"), begun("other", 1), settled("other", "Interrupted")], "C3"),
-        ([begun("plain", 1), settled("plain", "Completed"), begun("other", 1), settled("other", "Interrupted")], ""),
-        ([*AGAIN, begun("other", 3), settled("other", "Interrupted")], ""),
+        ([begun("plain", 1), settled("plain", "Crashed", 1)], ""),  # chaos killed child 1
+        ([begun("crashes", 2), settled("crashes", "Crashed", 2)], ""),
+        ([begun("plain", 2), settled("plain", "Crashed", 2)], "C2: job plain"),
+        ([begun("plain", 2), settled("plain", "Crashed", 2, "lost")], ""),
+        ([settled("plain", "Interrupted", None)], "C1: job plain"),
+        ([begun("plain", 1), settled("plain", "Interrupted", 2)], "C1: job plain"),
+        ([begun("plain", 1), settled("plain", "Crashed", 1), begun("other", 1), settled("other", "Crashed", 1)], "C3"),
+        ([begun("plain", 1), settled("plain", "Completed", 1), begun("other", 1), settled("other", "Crashed", 1)], ""),
+        ([*AGAIN, begun("other", 3), settled("other", "Interrupted", 3)], ""),
     ],
 )
 def test_what_a_job_is_charged_without_a_cause_or_beside_another_is_seen(said: list[Fact], found: str) -> None:
