@@ -130,8 +130,9 @@ class ChaosProxy:
 
     def switch(self, upstream: Path) -> None:
         """Lead to another server from now on."""
-        self._upstream = upstream
-        self.cut_all()
+        with self._news:
+            self._upstream = upstream
+            self.cut_all()
 
     def release(self, limit_s: float = WAIT_LIMIT_S) -> int:
         """Deliver the held requests; how many the server has answered."""
@@ -179,8 +180,8 @@ class ChaosProxy:
             with contextlib.suppress(OSError):
                 if self._refusing or self._closed:
                     return
-                upstream.connect(str(self._upstream))
-                with self._news:
+                with self._news:  # a switch that came in between would leave this one on its way to the old server
+                    upstream.connect(str(self._upstream))
                     self._ways.add(way)
                 back = threading.Thread(target=self._carry_replies, args=(way,), daemon=True)
                 back.start()

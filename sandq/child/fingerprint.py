@@ -20,6 +20,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandq.child.channel import FILES_FROM
+
 if TYPE_CHECKING:
     from threading import Thread
 
@@ -28,7 +30,6 @@ _SIGNALS = tuple(number for number in range(1, 32) if number not in (signal.SIGK
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _SHOWN = 3
 _FD_FOLDER = "/proc/self/fd"
-_OUT_OF_THE_WAY = 200  # what we keep open ourselves is above: there is code that counts from 3
 # What `signal` wraps: its conversions to enums would cost more than all else here.
 _signal = importlib.import_module("_signal")
 _handler_of = _signal.getsignal
@@ -220,7 +221,7 @@ def _open_fds(names: list[str]) -> set[int]:
 def _out_of_the_way(fd: int) -> int:
     """The same under a higher number, where the limit of open files allows that."""
     try:
-        higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
+        higher = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FILES_FROM)
     except OSError:
         return fd
     os.close(fd)

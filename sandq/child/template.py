@@ -27,13 +27,12 @@ from functools import partial
 from typing import Any
 
 from sandq.child.__main__ import prepare
-from sandq.child.channel import Channel
+from sandq.child.channel import FILES_FROM, Channel
 from sandq.child.loop import find, load, serve
 from sandq.child.resolve import Processor
 from sandq.errors import ProcessorError
 from sandq.protocol import Frame
 
-CHANNEL_FROM = 200  # as in a child that was exec'd
 MARK = "SANDQ_CHILD"
 _PARENT_LOOKS_S = 0.0002
 _PR_SET_PDEATHSIG = 1
@@ -169,7 +168,7 @@ def _import(frame: Frame) -> Processor:
 def main() -> None:
     """Load the processor that LOAD names, then fork children of it until told goodbye."""
     control, fd = int(sys.argv[1]), int(sys.argv[2])
-    own = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, CHANNEL_FROM))
+    own = socket.socket(fileno=fcntl.fcntl(control, fcntl.F_DUPFD_CLOEXEC, FILES_FROM))
     os.close(control)
     prepare()
     channel = Channel(fd)
@@ -184,7 +183,7 @@ def main() -> None:
         return
     own.close()
     channel.close()
-    fd = fcntl.fcntl(request.channel, fcntl.F_DUPFD_CLOEXEC, CHANNEL_FROM)
+    fd = fcntl.fcntl(request.channel, fcntl.F_DUPFD_CLOEXEC, FILES_FROM)
     request.close()
     serve(Channel(fd), processor)
 

@@ -153,7 +153,7 @@ def take_over(connection: Any) -> Channel:
     """
     reader, writer = getattr(connection, "_reader", None), getattr(connection, "_writer", None)
     if not isinstance(reader, asyncio.StreamReader) or not isinstance(writer, asyncio.StreamWriter):
-        raise ConfigError(f"redis-py {redis.__version__} is too new for this sandq; install redis==8.1.0")
+        raise ConfigError(f"redis-py {redis.__version__} is too new for this sandq; install 'redis<9'")
     if reader.at_eof() or writer.transport.is_closing():
         raise RedisConnectionError(_ENDED)
     channel = Channel(cast(asyncio.Transport, writer.transport))

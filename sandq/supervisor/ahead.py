@@ -63,9 +63,8 @@ class Ahead:
 
     def next(self) -> Assignment | None:
         """The one that has waited longest and was placed with no child, else one that a child has not taken yet."""
-        for assignment in self._held:
-            if not assignment.placed and not assignment.has_begun:
-                return self._let_go(assignment)
+        if (waiting := self._unplaced()) is not None:
+            return self._let_go(waiting)
         for assignment in self._held:
             if _is_ours(assignment):
                 return self._let_go(assignment)
@@ -76,10 +75,8 @@ class Ahead:
         self._begun += 1
         child.mailbox.accept()
         self._places[child] = None
-        for assignment in self._held:
-            if not assignment.placed and not assignment.has_begun:
-                self._place(assignment)
-                return
+        if (waiting := self._unplaced()) is not None:
+            self._place(waiting)
 
     def ends(self, child: ChildProcess) -> Assignment | None:
         """A job has ended on it: the one that it has gone on to, if it has."""
@@ -94,6 +91,12 @@ class Ahead:
         for assignment in reversed(tuple(self._held)):
             if _is_ours(assignment):
                 self._put_back(self._let_go(assignment))
+
+    def _unplaced(self) -> Assignment | None:
+        for assignment in self._held:
+            if not assignment.placed and not assignment.has_begun:
+                return assignment
+        return None
 
     def _place(self, assignment: Assignment) -> None:
         for child in tuple(self._places):

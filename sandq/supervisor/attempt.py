@@ -15,9 +15,10 @@ from sandq.config import QueueSettings
 from sandq.job import Job
 from sandq.outcome import Cause, Death
 from sandq.protocol import FINAL, MAX_LOG_LINE, Frame, Kind, encode
+from sandq.supervisor.exit import Exit
 from sandq.supervisor.mailbox import Follower
 from sandq.supervisor.oom import Watch
-from sandq.supervisor.process import ChildProcess, Exit
+from sandq.supervisor.process import ChildProcess
 from sandq.units import show_duration
 from sandq.verdict import Evidence, Stop, is_json
 

@@ -17,7 +17,8 @@ from sandq.clock import boottime
 from sandq.config import Lease
 from sandq.errors import SandqError
 from sandq.supervisor.confine import Confinement
-from sandq.supervisor.process import ChildProcess, Exit
+from sandq.supervisor.exit import Exit
+from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.scratch import Scratch, remove, sweep
 
 SPAWN_WAIT_S = 30.0  # a launcher that has not started a child by then is as good as dead

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from sandq.clock import boottime
 from sandq.config import QueueSettings, usable_cores
 from sandq.protocol import Frame, Kind
+from sandq.supervisor.exit import Exit
 from sandq.supervisor.facts import ChildDied, ChildReady, Listener, ProcessorBroken, Recycled
 from sandq.supervisor.fleet import Fleet, SpawnFailed
-from sandq.supervisor.process import ChildProcess, Exit
+from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.processor import Processor
 from sandq.supervisor.recycle import Service, due, looks_every_s, may_claim_ahead, recycles, rss_of
 from sandq.supervisor.source import answer_to_load, source_of, why_broken

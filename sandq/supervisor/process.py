@@ -9,51 +9,19 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from sandq.clock import boottime
 from sandq.errors import ProtocolError
 from sandq.protocol import Decoder, Frame, Kind, encode
+from sandq.supervisor.exit import UNREPORTED, Exit
 from sandq.supervisor.mailbox import Mailbox
 from sandq.supervisor.pipes import Pipes
 
 REAPED_WAIT_S = 1.0  # after death, the launcher's report (status, rusage) is waited for this long
-UNREPORTED = "unreported"
 EOF_WAIT_S = 0.25
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
-_BY_SIGNAL = 128
 _CHUNK = 1 << 16  # a buffer of more would be mapped and unmapped for every read
 _LAST_READS = 512  # of _CHUNK each: far more than a socket holds
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """How a child ended, as the launcher saw it; `status` None when nobody could see it."""
-
-    status: int | None
-    cpu_s: float | None = None
-    peak_rss: int | None = None
-    why: str = ""  # why the launcher killed it, if it did: "lease" or what we asked for
-
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code of a process that was not killed by a signal."""
-        return os.WEXITSTATUS(self.status) if self.status is not None and os.WIFEXITED(self.status) else None
-
-    @property
-    def signal(self) -> str | None:
-        """The name of the signal that ended it."""
-        if self.status is None or not os.WIFSIGNALED(self.status):
-            return None
-        try:
-            return signal.Signals(os.WTERMSIG(self.status)).name
-        except ValueError:
-            return f"signal {os.WTERMSIG(self.status)}"
-
-    def __str__(self) -> str:
-        if self.status is None:
-            return "unknown (launcher did not report it)" if self.why == UNREPORTED else "unknown (launcher died)"
-        return self.signal or f"exit {self.exit_code}"
 
 
 class ChildProcess:
@@ -183,9 +151,7 @@ class ChildProcess:
 
     def reaped(self, exit_: Exit) -> None:
         """The launcher reaped it and says how it ended."""
-        if self._worker_fd != self._pidfd and exit_.exit_code is not None and exit_.exit_code > _BY_SIGNAL:
-            exit_ = replace(exit_, status=exit_.exit_code - _BY_SIGNAL)  # how a wrapper passes on a signal
-        self._exit = exit_
+        self._exit = exit_ if self._worker_fd == self._pidfd else exit_.unwrapped
         if self._dead:
             self._conclude()
 
@@ -226,16 +192,21 @@ class ChildProcess:
             return False
         self.spoke_once = len(frames) == 1 or (len(frames) == 2 and frames[1].kind is Kind.BEGUN)
         self._telling = True
+        try:
+            self._tell(frames)
+        finally:
+            self._telling = False
+        if self._decoder.failed is not None:
+            self._break(self._decoder.failed)
+            return False
+        return True
+
+    def _tell(self, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind is not Kind.BEGUN:
                 self.on_frame(frame)
             elif not self.between_jobs or not self.mailbox.begun(frame.nonce):
                 self._break("it began a job that was not its turn")
-        self._telling = False
-        if self._decoder.failed is not None:
-            self._break(self._decoder.failed)
-            return False
-        return True
 
     def _break(self, why: str) -> None:
         """It broke the protocol. Whoever has the child is told; with no job running in it, nobody would end it."""

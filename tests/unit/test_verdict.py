@@ -14,6 +14,7 @@ from sandq.outcome import (
     Cause,
     Completed,
     Crashed,
+    Death,
     Interrupted,
     LockLost,
     Outcome,
@@ -73,6 +74,16 @@ def verdict(**seen: Any) -> Outcome:
         ({"final": Frame(Kind.UNKNOWN, head={"known": ["a", 1]})}, UnknownName(("a", "1"))),
         ({"exit_code": 0, "stop": LOST}, LockLost("Redis says so")),
         ({"signal": "SIGKILL", "killed_by": "lease"}, LockLost("its lease passed and the launcher killed it")),
+        (
+            {"signal": "SIGKILL", "killed_by": "protocol", "begun": True},  # it followed the job that broke it
+            Interrupted(
+                Death(
+                    cause=Cause.SIGNAL,
+                    detail="its child was ended (protocol) for the job before it",
+                    signal="SIGKILL",
+                )
+            ),
+        ),
     ],
 )
 def test_what_an_answer_means(seen: dict[str, Any], outcome: Outcome) -> None:
