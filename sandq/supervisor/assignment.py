@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
 
 from sandq.clock import boottime
-from sandq.config import Lease, QueueSettings
 from sandq.decide import decide, overrule
 from sandq.errors import ProtocolError, QueueError, SandqError
 from sandq.job import Claim
@@ -22,47 +18,24 @@ from sandq.outcome import (
     Death,
     Deferred,
     InitFailed,
-    Interrupted,
     LockLost,
     Outcome,
     Raised,
     Settlement,
-    TimedOut,
     TooLarge,
 )
 from sandq.store import work
-from sandq.store.executors import AsyncExecutor
-from sandq.store.keys import QueueKeys
 from sandq.supervisor.attempt import Attempt
-from sandq.supervisor.facts import Listener, Output, OutputLost, Settled, Started, StoreTrouble
-from sandq.supervisor.heartbeat import Heartbeat
-from sandq.supervisor.oom import Watch
+from sandq.supervisor.facts import Settled, Started, StoreTrouble
+from sandq.supervisor.means import Means
 from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.recording import Recording
 from sandq.supervisor.relay import Relay
 from sandq.supervisor.settler import Settler
-from sandq.supervisor.sink import JobFile, file_of
 from sandq.verdict import Evidence, Stop, judge
 
 SETTLE_PAUSE_S = 1.0
-UNFINISHED = (Raised, TimedOut, Crashed, Cancelled, Interrupted, TooLarge)  # whose output people ask for
 SETTLE_LIMIT_S = 60.0  # an outcome that Redis refuses for this long is given up: the lock runs out, the job runs again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """What all assignments of a queue share."""
-
-    keys: QueueKeys
-    settings: QueueSettings
-    lease: Lease
-    supervisor_id: str
-    store: AsyncExecutor
-    heartbeat: Heartbeat
-    publish: Listener
-    rng: random.Random
-    oom: Watch
-    claims: Iterator[int]  # one count for all queues of a supervisor: a token is used once, whatever it locks
 
 
 class Assignment:
@@ -144,8 +117,8 @@ class Assignment:
     def taken(self) -> None:
         """The child has it; what the child writes from now on is this job's."""
         if self.child is not None and self._recording is None:
-            self._recording = recording = self._record(self.child)
-            self.child.output.follow(recording.feed)
+            self._recording = Recording(self._means, self.claim, self.child)
+            self._recording.follow()
 
     def begun(self) -> None:
         """The child says that it begins."""
@@ -169,7 +142,8 @@ class Assignment:
         if settlement is None:
             self._settled(outcome, None, "lost")
             return "lost"
-        await self._keep_output(outcome)
+        if self._recording is not None:
+            await self._recording.keep(outcome)
         word = await self._write(settlement)
         if word == "cancel-requested":
             return await self.settle(Cancelled(await self._cancel_reason()))
@@ -224,7 +198,7 @@ class Assignment:
     def _unprepare(self) -> None:
         self._means.heartbeat.release(self.claim.token)
         if self._recording is not None:
-            self._recording.end()
+            self._recording.close()
         self._relay = self._attempt = self._recording = self.child = None
 
     async def _run(self, child: ChildProcess) -> tuple[Evidence, bool]:
@@ -233,12 +207,13 @@ class Assignment:
             attempt = self._prepare(child)
             attempt.begin()
             self._tell_start()
-            self._recording = self._record(child)
-            child.output.hear(self._recording.feed, sure=True)  # between jobs the loop has had the time
+            self._recording = Recording(self._means, self.claim, child)
+            self._recording.begin()
         try:
             evidence = await attempt.end()
         finally:
-            self._end_recording(child)
+            if self._recording is not None:
+                self._recording.end()
         return evidence, attempt.doomed
 
     def _tell_start(self) -> None:
@@ -246,42 +221,6 @@ class Assignment:
         if child is not None:
             number, queue = job.attempts_made + 1, means.keys.queue
             means.publish(Started(queue=queue, job_id=job.id, name=job.name, attempt=number, pid=child.pid))
-
-    def _record(self, child: ChildProcess) -> Recording:
-        return Recording(self._emit, self._open_file(child, self.claim.job.attempts_made + 1))
-
-    def _end_recording(self, child: ChildProcess) -> None:
-        """Whatever the child wrote until now is this job's, unless the next one has begun in it."""
-        recording = self._recording
-        if recording is None:
-            return
-        # The loop saw socket and pipes at one moment, after the last frame and all output before it were written.
-        sure = child.spoke_once and child.alive
-        if not sure:
-            child.output.on_output()
-        if child.output.hears(recording.feed):
-            child.output.hear(None, sure=sure)
-        recording.end()
-
-    def _open_file(self, child: ChildProcess, number: int) -> JobFile | None:
-        folder, job = self._means.settings.output_dir, self.claim.job
-        if not folder:
-            return None
-        title = f"attempt {number}, {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, pid {child.pid}"
-        return JobFile(file_of(folder, self._means.keys.queue, job.id), title, self._output_lost)
-
-    async def _keep_output(self, outcome: Outcome) -> None:
-        """Put the end of the output into the job's log, while the lock still proves that we may."""
-        means, job = self._means, self.claim.job
-        wanted = means.settings.keep_output
-        if wanted == "never" or (wanted == "failed" and not isinstance(outcome, UNFINISHED)):
-            return
-        if self._recording is None or not (lines := self._recording.lines()):
-            return
-        try:
-            await means.store.run(work.log_lines(means.keys, job.id, lines, self.claim.token))
-        except SandqError as error:
-            means.publish(StoreTrouble(doing=f"output of {job.id}", why=str(error)))
 
     async def _keep_schedule(self) -> bool:
         """A claimed scheduler job owes the queue its next iteration; without it the schedule stops for everybody."""
@@ -353,10 +292,3 @@ class Assignment:
 
     def _broken(self, why: str) -> None:
         self.stop(Stop("protocol", f"protocol violation: {why}"))
-
-    def _emit(self, stream: str, line: str, level: str) -> None:
-        queue, job_id = self._means.keys.queue, self.claim.job.id
-        self._means.publish(Output(queue=queue, job_id=job_id, stream=stream, line=line, level=level))
-
-    def _output_lost(self, why: str) -> None:
-        self._means.publish(OutputLost(queue=self._means.keys.queue, job_id=self.claim.job.id, why=why))

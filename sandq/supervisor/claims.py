@@ -8,8 +8,8 @@ from typing import TypeVar
 from sandq.errors import SandqError
 from sandq.store import work
 from sandq.store.connections import Marker
-from sandq.supervisor.assignment import Means
 from sandq.supervisor.facts import StoreTrouble
+from sandq.supervisor.means import Means
 
 R = TypeVar("R")
 

@@ -27,11 +27,11 @@ from sandq.store.keys import QueueKeys
 from sandq.store.script import load_all
 from sandq.store.urls import redact
 from sandq.supervisor import isolation, oom
-from sandq.supervisor.assignment import Means
 from sandq.supervisor.facts import Fact, LauncherDied, Listener, Stopping, StoreTrouble
 from sandq.supervisor.fleet import Fleet
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.lane import Lane
+from sandq.supervisor.means import Means
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.processor import Processor
 from sandq.supervisor.tally import Tally

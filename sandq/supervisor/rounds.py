@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from sandq.errors import SandqError
 from sandq.store import work
 from sandq.supervisor import memory
-from sandq.supervisor.assignment import Assignment, Means
 from sandq.supervisor.claims import PAUSE_S
 from sandq.supervisor.facts import Recovered, StoreTrouble
+from sandq.supervisor.means import Means
+from sandq.supervisor.slots import Slots
 from sandq.verdict import Stop
 
 
 class Rounds:
-    """Of one queue, for as long as its supervisor lives. `running` is by token, `held` what has not begun yet."""
+    """Of one queue, for as long as its supervisor lives."""
 
-    def __init__(
-        self, means: Means, running: Mapping[str, Assignment], held: Callable[[], Sequence[Assignment]]
-    ) -> None:
+    def __init__(self, means: Means, slots: Slots) -> None:
         self._means = means
-        self._running = running
-        self._held = held
+        self._slots = slots
 
     def all(self, cancel_every_s: float) -> Sequence[Coroutine[Any, Any, None]]:
         """Each of them, to be run as a task; none ends by itself."""
@@ -50,7 +48,7 @@ class Rounds:
         means = self._means
         while True:
             await asyncio.sleep(every_s)
-            ours = {run.claim.token: run for run in (*self._running.values(), *self._held())}
+            ours = {run.claim.token: run for run in (*self._slots.running.values(), *self._slots.held)}
             held = {run.claim.job.id: token for token, run in ours.items()}
             if not held:
                 continue
@@ -68,7 +66,7 @@ class Rounds:
             await asyncio.sleep(memory.POLL_S)
             limits = {
                 run: limit
-                for run in self._running.values()
+                for run in self._slots.running.values()
                 if (limit := memory.limit_of(run.claim.job, self._means.settings.memory)) is not None
             }
             if not limits:
@@ -77,5 +75,5 @@ class Rounds:
             used = await asyncio.to_thread(memory.tree_rss, pids.values())
             for run, pid in pids.items():
                 stop = memory.over(used[pid], limits[run])
-                if stop is not None and run.claim.token in self._running:
+                if stop is not None and run.claim.token in self._slots.running:
                     run.stop(stop)

@@ -135,7 +135,7 @@ def wait_placed(served: Served, long: Job) -> int:
     """Until the long job runs and the next one is in its child's mailbox; the child's pid."""
     pid = served.facts.wait(Started, job_id=long.id).pid
     lane = served.supervisor._lanes["render"]
-    eventually(lambda: any(held.placed for held in lane._ahead.held), "a job is placed")
+    eventually(lambda: any(held.placed for held in lane._slots.held), "a job is placed")
     return pid
 
 
@@ -265,7 +265,7 @@ def test_a_placed_job_that_is_cancelled_never_begins_and_the_one_before_it_goes_
         wait_placed(served, long)
         queue.cancel(placed)
         lane = served.supervisor._lanes["render"]
-        eventually(lambda: not any(held.placed for held in lane._ahead.held), "it is taken back")
+        eventually(lambda: not any(held.placed for held in lane._slots.held), "it is taken back")
         end.touch()
         assert queue.result(long, timeout=20) == "seen"
         served.facts.wait(Settled, job_id=placed.id, outcome="Cancelled")
