@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sandq.clock import boottime
 from sandq.config import QueueSettings, usable_cores
 from sandq.protocol import Frame, Kind
+from sandq.supervisor.breaker import Breaker
 from sandq.supervisor.exit import Exit
 from sandq.supervisor.facts import ChildDied, ChildReady, Listener, ProcessorBroken, Recycled
 from sandq.supervisor.fleet import Fleet, SpawnFailed
@@ -18,29 +18,9 @@ from sandq.supervisor.processor import Processor
 from sandq.supervisor.recycle import Service, due, looks_every_s, may_claim_ahead, recycles, rss_of
 from sandq.supervisor.source import answer_to_load, source_of, why_broken
 
-FIRST_BACKOFF_S = 1.0
-LAST_BACKOFF_S = 300.0
 YOUNG_S = 1.0  # a child that dies idle before this age did not really load
 BYE_WAIT_S = 5.0  # a child that was told goodbye has this long for its teardown
 HAND_ON_S = 0.02  # within this time a job whose child died has nearly always begun again on a spare
-
-
-@dataclass(slots=True)
-class Breaker:
-    """Keeps a processor that cannot load from burning the CPU: 1 s, doubling, up to 5 min."""
-
-    why: str | None = None
-    failures: int = 0
-
-    def fail(self, why: str) -> float:
-        """Note a failure; how long to wait before the next try."""
-        self.why = why
-        self.failures += 1
-        return min(LAST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self.failures - 1, 16))
-
-    def reset(self) -> None:
-        """It loaded."""
-        self.why, self.failures = None, 0
 
 
 class Pool:
@@ -70,13 +50,11 @@ class Pool:
         self._leaving: set[asyncio.Task[None]] = set()
         self._dying: set[ChildProcess] = set()  # discarded; something of their jobs may still run
         self._retiring: set[ChildProcess] = set()  # their replacements are on the way; until then they may be needed
-        self._retry: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
         self._owed: asyncio.TimerHandle | None = None  # runs while a replacement waits to be asked for
         self._closing = False
-        self._loop = asyncio.get_running_loop()  # the live view asks from a thread of its own
-        self.breaker = Breaker()
-        self.processor_broken = False  # the last failure was the processor's own
+        self._loop = asyncio.get_running_loop()
+        self.breaker = Breaker(self.refill)
         self.names: tuple[str, ...] = ()
         self.any_name = False
         self.loaded: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()  # None, or why not
@@ -107,18 +85,16 @@ class Pool:
         return len(self._busy - self._retiring)
 
     @property
-    def retry_in_s(self) -> float | None:
-        """A broken processor is tried again in so many seconds; None while nothing is broken."""
-        if self.breaker.why is None:
-            return None
-        return 0.0 if self._retry is None else round(max(0.0, self._retry.when() - self._loop.time()), 1)
+    def processor_broken(self) -> bool:
+        """No child could be had, and the last try shows that the processor is to blame, not the host."""
+        return self.breaker.processor_broken
 
     def refill(self) -> None:
         """Start what is missing, a few at a time: loading is CPU work that running jobs would feel."""
         if self._owed is not None:
             self._owed.cancel()
             self._owed = None
-        if self._closing or self._retry is not None:
+        if self._closing or self.breaker.open:
             return
         # The first child alone shows whether the processor loads at all.
         at_once = max(2, usable_cores()) if self.loaded.done() else 1
@@ -193,7 +169,8 @@ class Pool:
     async def close(self) -> None:
         """Say goodbye to all; whoever does not leave in time goes with the launcher."""
         self._closing = True
-        for timer in (self._retry, self._look, self._owed):
+        self.breaker.close()
+        for timer in (self._look, self._owed):
             if timer is not None:
                 timer.cancel()
         for task in self._starting:
@@ -237,7 +214,6 @@ class Pool:
 
     def _loaded(self, child: ChildProcess, reply: Frame) -> None:
         self.breaker.reset()
-        self.processor_broken = False
         self.names = tuple(str(name) for name in reply.head["names"])
         self.any_name = bool(reply.head["any_name"])
         self._idle(child)
@@ -251,21 +227,16 @@ class Pool:
 
     def _failed(self, why: str, *, host: bool = False) -> None:
         """The processor, or the host, cannot give us a child now. No job is charged for it."""
-        delay = self.breaker.fail(why)
-        self.processor_broken = not host
+        delay_s = self.breaker.fail(why, host=host)
         if not self.loaded.done():
             self.loaded.set_result(why)
             self._closing = True  # a start that cannot work is refused: nothing to try again
             return
-        if self._closing or self._retry is not None:
+        if self._closing or self.breaker.open:
             return
-        self._publish(ProcessorBroken(queue=self._queue, why=why, retry_in_s=delay))
-        self._retry = asyncio.get_running_loop().call_later(delay, self._try_again)
+        self._publish(ProcessorBroken(queue=self._queue, why=why, retry_in_s=delay_s))
+        self.breaker.wait(delay_s)
         self._on_change()
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self.refill()
 
     @property
     def _target(self) -> int:

@@ -37,7 +37,7 @@ class Tally:
             "retried": self._ended[queue, "wait"] + self._ended[queue, "delayed"],
             "crashed": self._ended[queue, "crashed"],
             "broken": lane.pool.breaker.why,
-            "broken_retry_s": lane.pool.retry_in_s,
+            "broken_retry_s": lane.pool.breaker.retry_in_s,
             "running": [_show_run(run) for run in list(lane.running.values())],
         }
 
