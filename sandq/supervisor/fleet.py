@@ -1,15 +1,12 @@
-"""The supervisor's handle on its launcher: starts it, asks it for children, hears of their ends, restarts it."""
+"""The children of one supervisor: asked of its launcher, known until they end; a launcher that dies is replaced."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +14,18 @@ from sandq.clock import boottime
 from sandq.config import Lease
 from sandq.errors import SandqError
 from sandq.supervisor.confine import Confinement
+from sandq.supervisor.control import PASSED_FDS, Control
 from sandq.supervisor.exit import Exit
 from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.scratch import Scratch, remove, sweep
 
 SPAWN_WAIT_S = 30.0  # a launcher that has not started a child by then is as good as dead
-MAX_PACKET = 1 << 20
-PASSED_FDS = 4  # with each child: its socket, stdout, stderr and pidfd
 YOUNG_S = 1.0
 FREE = Confinement()
-# What a launcher and a child may see of our environment. Never SANDQ_*: a Redis URL may stand there.
-ALLOWED_ENV = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "TMPDIR",
-        "TEMP",
-        "TMP",
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONHASHSEED",
-        "PYTHONDONTWRITEBYTECODE",
-        "PYTHONPYCACHEPREFIX",
-        "PYTHONUTF8",
-        "PYTHONWARNINGS",
-        "VIRTUAL_ENV",
-        "LD_LIBRARY_PATH",
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-    ]
-)
 
 
 class SpawnFailed(SandqError):  # noqa: N818
     """The launcher could not start a child: the host is out of processes, files or memory, or the launcher died."""
-
-
-def child_env(extra: Sequence[str] = ()) -> dict[str, str]:
-    """The environment of a child: the allow-list, locale settings, and the variables that the queue declares."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in ALLOWED_ENV or name.startswith("LC_") or (name in extra and not name.startswith("SANDQ_"))
-    }
 
 
 class Fleet:
@@ -83,12 +40,8 @@ class Fleet:
         self._children: dict[int, ChildProcess] = {}
         self._spawning: dict[int, asyncio.Future[ChildProcess]] = {}
         self._last_number = 0
-        self._launcher: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._leases: socket.socket | None = None
-        self._pidfd = -1
+        self._launcher: Control | None = None
         self._scratch: Scratch | None = None
-        self._started_at = 0.0
         self._closing = False
         self._known = asyncio.Event()  # whether there is a launcher now, or why there is none
         self._trouble = "the launcher died"
@@ -104,41 +57,10 @@ class Fleet:
         return len(self._children)
 
     def start(self) -> None:
-        """Exec a launcher in a session of its own, and hand its lease socket to the heartbeat."""
-        with contextlib.ExitStack() as undo:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(ours.close)
-            undo.callback(theirs.close)
-            lease_ours, lease_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(lease_ours.close)
-            undo.callback(lease_theirs.close)
-            launcher = self._exec_launcher(theirs.fileno(), lease_theirs.fileno())
-            undo.callback(launcher.wait)
-            undo.callback(launcher.kill)
-            self._pidfd = os.pidfd_open(launcher.pid)
-            undo.pop_all()
-        theirs.close()
-        lease_theirs.close()
-        self._launcher = launcher
-        self._started_at = boottime()
-        ours.setblocking(False)
-        self._control, self._leases = ours, lease_ours
-        loop = asyncio.get_running_loop()
-        loop.add_reader(ours, self._on_message)
-        loop.add_reader(self._pidfd, self._on_launcher_death)
-        self._on_lease_socket(lease_ours)
+        """Exec a launcher, and hand its lease socket to the heartbeat."""
+        self._launcher = Control(self._lease, self._hear, self._launcher_died)
+        self._on_lease_socket(self._launcher.leases)
         self._known.set()
-
-    def _exec_launcher(self, control: int, leases: int) -> subprocess.Popen[bytes]:
-        lease = (int(self._lease.kill_after_s * 1e9), int(self._lease.fence_after_s * 1e9))
-        numbers = (control, leases, os.getpid(), *lease)
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "sandq.supervisor.launcher", *map(str, numbers)],
-            env=child_env(),
-            stdin=subprocess.DEVNULL,
-            pass_fds=(control, leases),
-            start_new_session=True,
-        )
 
     async def spawn(self, env: dict[str, str], confinement: Confinement = FREE, *, forks: bool = False) -> ChildProcess:
         """Start one child, or with `forks` a template; SpawnFailed when the launcher could not."""
@@ -183,12 +105,12 @@ class Fleet:
 
     async def _ask(self, number: int, request: dict[str, Any]) -> ChildProcess:
         await self._known.wait()  # a launcher that died is being replaced this instant
-        if self._control is None:
+        if self._launcher is None or self._closing:
             raise SpawnFailed(self._trouble)
         future: asyncio.Future[ChildProcess] = asyncio.get_running_loop().create_future()
         self._spawning[number] = future
         try:
-            self._say(request | {"child": number})
+            self._launcher.say(request | {"child": number})
             return await asyncio.wait_for(future, SPAWN_WAIT_S)
         except TimeoutError as error:
             raise SpawnFailed(f"the launcher did not start a child within {SPAWN_WAIT_S:g}s") from error
@@ -198,7 +120,11 @@ class Fleet:
     def kill(self, number: int, why: str) -> None:
         """SIGKILL a child's whole tree. Its process ends soon; only its pidfd says when."""
         if number in self._children:
-            self._say({"op": "kill", "child": number, "why": why})
+            self._have_killed(number, why)
+
+    def _have_killed(self, number: int, why: str) -> None:
+        if self._launcher is not None:  # else they are dying with it
+            self._launcher.say({"op": "kill", "child": number, "why": why})
 
     async def close(self, wait_s: float = 10.0) -> None:
         """End the launcher, and with it every child; returns when it is gone, or kills it after `wait_s`."""
@@ -211,56 +137,24 @@ class Fleet:
             self._scratch = None
 
     async def _end_launcher(self, wait_s: float) -> None:
-        launcher = self._launcher
-        if launcher is None:
+        if self._launcher is None:
             return
+        self._known.clear()
         for child in list(self._children.values()):
             child.launcher_died()
-        self._disconnect()
-        try:
-            await asyncio.to_thread(launcher.wait, wait_s)
-        except subprocess.TimeoutExpired:
-            launcher.kill()
-            await asyncio.to_thread(launcher.wait, wait_s)
+        await self._launcher.end(wait_s)
         self._launcher = None
         ends = [child.exited for child in self._children.values()]
         if ends:
             await asyncio.wait(ends, timeout=wait_s)
 
-    def _say(self, message: dict[str, Any]) -> None:
-        if self._control is None:
-            return
-        try:
-            self._control.send(json.dumps(message).encode())
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # its pidfd tells us, and that is where we act
-        except BlockingIOError:
-            # 200 KB of requests unread: it is stopped or hangs. Leases and its kernel timer fence the children; a spawn
-            # that is not answered fails after its own limit.
-            pass
-
-    def _on_message(self) -> None:
-        while self._control is not None:
-            try:
-                packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, PASSED_FDS)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                packet = b""
-            if not packet:
-                asyncio.get_running_loop().remove_reader(self._control)  # its pidfd says the rest
-                return
-            for fd in fds:
-                os.set_inheritable(fd, False)
-            self._dispatch(json.loads(packet), fds)
-
-    def _dispatch(self, message: dict[str, Any], fds: list[int]) -> None:
+    def _hear(self, message: dict[str, Any], fds: list[int]) -> None:
         number = message["child"]
         match message["op"]:
             case "spawned" if len(fds) < PASSED_FDS:  # the kernel passes only what our own limit leaves room for
                 for fd in fds:
                     os.close(fd)
-                self._say({"op": "kill", "child": number, "why": "unreachable"})
+                self._have_killed(number, "unreachable")
                 self._fail(number, "the supervisor has too many open files; raise its limit (ulimit -n)")
             case "spawned":
                 child = ChildProcess(number, message["pid"], fds, self.kill, self._forget)
@@ -284,14 +178,8 @@ class Fleet:
     def _forget(self, number: int) -> None:
         self._children.pop(number, None)
 
-    def _on_launcher_death(self) -> None:
-        launcher = self._launcher
-        if launcher is None:
-            return
-        self._on_message()  # what it said before it ended still counts
-        self._disconnect()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            launcher.wait(timeout=0)
+    def _launcher_died(self, dead: Control) -> None:
+        self._known.clear()
         self._launcher = None
         # Its children are dying by PDEATHSIG; each one's own pidfd says when. Their exit status nobody can tell.
         for child in list(self._children.values()):
@@ -301,8 +189,8 @@ class Fleet:
                 future.set_exception(SpawnFailed("the launcher died"))
         if not self._closing:
             # One that dies young will do so again (no memory, a broken install): do not spin on it.
-            pause_s = 0.0 if boottime() - self._started_at > YOUNG_S else YOUNG_S
-            asyncio.get_running_loop().call_later(pause_s, self._restart, launcher.pid)
+            pause_s = 0.0 if boottime() - dead.started_at > YOUNG_S else YOUNG_S
+            asyncio.get_running_loop().call_later(pause_s, self._restart, dead.pid)
 
     def _restart(self, dead_pid: int) -> None:
         if self._closing:
@@ -315,20 +203,3 @@ class Fleet:
             asyncio.get_running_loop().call_later(YOUNG_S, self._restart, dead_pid)
         else:
             self._on_death(dead_pid)
-
-    def _disconnect(self) -> None:
-        self._known.clear()
-        loop = asyncio.get_running_loop()
-        if self._control is not None:
-            loop.remove_reader(self._control)
-            self._control.close()
-            self._control = None
-        if self._pidfd >= 0:
-            loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
-        if self._leases is not None:
-            # shutdown, not close: the heartbeat thread may be writing on it this instant. It closes what it replaces.
-            with contextlib.suppress(OSError):
-                self._leases.shutdown(socket.SHUT_RDWR)
-            self._leases = None

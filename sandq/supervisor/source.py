@@ -8,8 +8,9 @@ from typing import Protocol
 from sandq.config import QueueSettings
 from sandq.protocol import Frame, Kind
 from sandq.supervisor.confine import Confinement
+from sandq.supervisor.environment import child_env
 from sandq.supervisor.facts import ChildDied, Listener, Output
-from sandq.supervisor.fleet import Fleet, SpawnFailed, child_env
+from sandq.supervisor.fleet import Fleet, SpawnFailed
 from sandq.supervisor.output import Capture
 from sandq.supervisor.process import ChildProcess
 from sandq.supervisor.processor import Processor
