@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import random
 import secrets
@@ -19,7 +18,7 @@ from typing import Any
 from sandq.clock import boottime
 from sandq.config import QueueSettings, SupervisorSettings
 from sandq.embedded import find_redis
-from sandq.errors import ConfigError, ProcessorError, SandqError, StartRefused
+from sandq.errors import ConfigError, SandqError, StartRefused
 from sandq.store import work
 from sandq.store.connections import Marker, check_server
 from sandq.store.executors import AsyncExecutor, SyncExecutor
@@ -31,14 +30,14 @@ from sandq.supervisor.facts import Fact, LauncherDied, Listener, Stopping, Store
 from sandq.supervisor.fleet import Fleet
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.lane import Lane
+from sandq.supervisor.lanes import Lanes
 from sandq.supervisor.means import Means
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.processor import Processor
+from sandq.supervisor.registration import Registration
 from sandq.supervisor.tally import Tally
-from sandq.verdict import Stop
 
 SLOTS = 4  # concurrent Redis calls of the event loop: claims and settlements rarely need more
-UNREGISTER_WAIT_S = 2.0
 POLICY_EVERY_S = 60.0  # a server that was fit at the start may be told to evict later
 
 Source = str | Callable[..., Any] | QueueSettings
@@ -74,7 +73,7 @@ class Supervisor:
         self._burst = burst
         self.id = secrets.token_hex(8)
         self._started_at = 0.0
-        self._lanes: dict[str, Lane] = {}
+        self._lanes = Lanes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = 0
         self._serving = False
@@ -116,16 +115,17 @@ class Supervisor:
             undo.push_async_callback(self._fleet.close)
             self._fleet.start()
             self._heartbeat.start()
-            undo.push_async_callback(self._close_pools)
+            undo.push_async_callback(self._lanes.close_pools)
             for keys, (processor, settings) in self._plans.items():
                 self._add_lane(url, keys, processor, settings, undo)
-            await self._load()
+            await self._lanes.load()
             self._exits = undo.pop_all()
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             lane.start()
             for watcher in lane.rounds.all(self._settings.cancel_every_s):
                 self._spawn(watcher)
-        self._spawn(self._register())
+        self._registration = Registration(self._store, self._plans, self.id, self._publish)
+        self._spawn(self._registration.keep(self.stats, self._settings.lease.stalled_every_s))
         self._spawn(self._watch_policy())
         self._serving = True
 
@@ -140,7 +140,7 @@ class Supervisor:
             return self._code
         self._serving = False
         try:
-            await self._drain()
+            await self._lanes.drain(self._settings.drain_timeout_s, self._settings.redis_timeout_s)
         finally:
             await self._close()
         return self._code
@@ -153,14 +153,11 @@ class Supervisor:
         """Begin to drain; a second call kills what still runs. Its jobs go back unspent either way."""
         self._stops += 1
         if self._stops == 1 and self._serving:
-            running = sum(len(lane.running) for lane in self._lanes.values())
-            self._publish(Stopping(running=running, limit_s=self._settings.drain_timeout_s))
+            self._publish(Stopping(running=len(self._lanes.running), limit_s=self._settings.drain_timeout_s))
         if self._stopping is not None:
             self._stopping.set()
         if self._stops > 1:
-            for lane in self._lanes.values():
-                for assignment in list(lane.running.values()):
-                    assignment.kill(Stop("drain", "the supervisor was told to stop at once"))
+            self._lanes.kill()
 
     @property
     def failure(self) -> str | None:
@@ -186,47 +183,12 @@ class Supervisor:
             loop.remove_signal_handler(signal.SIGINT)
         return 130 if interrupts > 1 else code
 
-    async def _load(self) -> None:
-        """One child of each queue shows whether its processor loads: a start that cannot work is refused at once."""
-        for queue, lane in self._lanes.items():
-            if (why := await lane.pool.loaded) is not None:
-                raise ProcessorError(f"queue {queue}: {why}")
-
-    async def _drain(self) -> None:
-        """Claim no more; let jobs end, then climb the ladder with them, all within the drain timeout."""
-        deadline = boottime() + self._settings.drain_timeout_s
-        for lane in self._lanes.values():
-            lane.stop_claiming()
-        await self._all_ended(deadline, patient=True)
-        for lane in self._lanes.values():
-            for assignment in lane.running.values():
-                assignment.stop(Stop("drain", "the supervisor is draining"))
-        await self._all_ended(deadline, patient=False)
-        for lane in self._lanes.values():
-            for assignment in lane.running.values():
-                assignment.kill(Stop("drain", "the supervisor is draining"))
-        await self._all_ended(boottime() + self._settings.redis_timeout_s, patient=False)
-
-    async def _all_ended(self, deadline: float, *, patient: bool) -> None:
-        """Until all jobs are settled or the deadline, minus, for the patient, what the ladder itself needs."""
-
-        async def one(lane: Lane, settings: QueueSettings) -> None:
-            ladder = settings.soft_stop_s + settings.term_stop_s if patient else 0.0
-            await lane.ended(deadline - ladder - boottime())
-
-        plans = self._plans.items()
-        await asyncio.gather(*(one(self._lanes[keys.queue], settings) for keys, (_, settings) in plans))
-
     async def _close(self) -> None:
-        for lane in self._lanes.values():
-            await lane.close()
+        await self._lanes.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(SandqError, TimeoutError):
-            async with asyncio.timeout(UNREGISTER_WAIT_S):
-                for keys in self._plans:
-                    await self._store.run(work.unregister(keys, self.id))
+        await self._registration.withdraw()
         await self._exits.aclose()
         await asyncio.sleep(0)  # a closed transport gives its socket back in the loop's next turn
 
@@ -271,20 +233,13 @@ class Supervisor:
             claims=self._claims,
         )
         # The pool wakes the lane and the lane borrows from the pool; the lane is there before any child is ready.
-        pool = Pool(keys.queue, processor, settings, self._fleet, self._publish, partial(self._wake, keys.queue))
-        self._lanes[keys.queue] = Lane(means, pool, marker, name, burst=self._burst, on_end=self._give_up)
-        pool.refill()
-
-    async def _close_pools(self) -> None:
-        await asyncio.gather(*(lane.pool.close() for lane in self._lanes.values()))
-
-    def _wake(self, queue: str) -> None:
-        self._lanes[queue].wake()
+        pool = Pool(keys.queue, processor, settings, self._fleet, self._publish, partial(self._lanes.wake, keys.queue))
+        lane = Lane(means, pool, marker, name, burst=self._burst, on_end=self._give_up)
+        self._lanes.add(keys.queue, lane, settings)
 
     def _launcher_died(self, pid: int) -> None:
         self._publish(LauncherDied(pid=pid))
-        for lane in self._lanes.values():
-            lane.pool.refill()
+        self._lanes.refill()
 
     def _spawn(self, work_: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work_)
@@ -304,12 +259,9 @@ class Supervisor:
 
     async def _await_burst(self) -> None:
         """A job that ends in one queue may release its parent in another: only all of them quiet at once is the end."""
-        lanes = list(self._lanes.values())
         while True:
-            for lane in lanes:
-                await lane.quiet.wait()
-            self._failure = next((lane.trouble for lane in lanes if lane.trouble is not None), self._failure)
-            if self._failure is not None or not any([await lane.has_work() for lane in lanes]):
+            self._failure = await self._lanes.quiet() or self._failure
+            if self._failure is not None or not await self._lanes.have_work():
                 break
         self.stop()
 
@@ -322,18 +274,6 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001  # what listens must not cost a job its settlement
                 context = {"message": f"a listener failed at {type(fact).__name__}", "exception": error}
                 asyncio.get_running_loop().call_exception_handler(context)
-
-    async def _register(self) -> None:
-        """Keep one key per queue that says who serves it and how it fares; it expires with us."""
-        every_s = self._settings.lease.stalled_every_s
-        while True:
-            info = json.dumps(self.stats()).encode()
-            for keys in self._plans:
-                try:
-                    await self._store.run(work.register(keys, self.id, info, int(every_s * 3000)))
-                except SandqError as error:
-                    self._publish(StoreTrouble(doing="register", why=str(error)))
-            await asyncio.sleep(every_s)
 
     async def _watch_policy(self) -> None:
         """Say so, each time, when the server is allowed to forget jobs and locks; jobs go on meanwhile."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import HANDLERS, handlers, serving, wait_gone
+from harness import HANDLERS, eventually, handlers, serving, wait_gone
 
 from sandq.errors import ConfigError, JobFailed, ProcessorError, StartRefused
 from sandq.queue import Queue
@@ -55,6 +55,19 @@ def test_nothing_is_left_of_a_supervisor_that_ended(redis_url: str, prefix: str)
 
 def _children(served: Any) -> set[int]:
     return {ready.pid for ready in served.facts.all(ChildReady)}
+
+
+def test_each_queue_names_the_supervisor_that_serves_it_until_it_has_drained(redis_url: str, prefix: str) -> None:
+    with (
+        Queue("render", redis=redis_url, prefix=prefix) as render,
+        Queue("mail", redis=redis_url, prefix=prefix) as mail,
+    ):
+        plans = {"render": handlers(concurrency=1), "mail": handlers(concurrency=1)}
+        with serving(plans, redis_url, prefix) as served:
+            for queue in (render, mail):
+                [named] = eventually(queue.supervisors, "it is named")
+                assert (named["id"], named["pid"]) == (served.supervisor.id, os.getpid())
+        assert (render.supervisors(), mail.supervisors()) == ([], [])
 
 
 @pytest.mark.parametrize(
