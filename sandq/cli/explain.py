@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sandq.errands.family import FailedChild
 from sandq.job import Job, JobState
 from sandq.units import show_size
 
@@ -43,6 +44,7 @@ class Scene:
     now_ms: int
     paused: bool = False
     supervisors: Sequence[Mapping[str, Any]] = ()  # what each last said about itself
+    failed_children: Sequence[FailedChild] = ()
 
 
 def explain(job: Job, state: JobState, scene: Scene) -> list[str]:
@@ -58,6 +60,7 @@ def explain(job: Job, state: JobState, scene: Scene) -> list[str]:
         lines.append(_reason(job.failed_reason))
     if job.deferred_failure:
         lines.append(f"It is condemned: the next worker fails it without running it, because {job.deferred_failure}.")
+    lines += map(_failed_child, scene.failed_children)
     if not job.death and job.stacktrace and job.stacktrace[-1] != job.failed_reason:
         lines += ["Last traceback:", *_indented(job.stacktrace[-1])]
     return [*lines, *_next(job, state, scene)]
@@ -213,6 +216,21 @@ def _count(number: int, one: str, many: str | None = None) -> str:
 
 def _reason(reason: str) -> str:
     return f"Reason: {reason.rstrip('.')}."
+
+
+def _failed_child(child: FailedChild) -> str:
+    """Which child failed, why, and what that is to the job."""
+    which = f"child {child.id} of queue {child.queue}"
+    if child.reason is None:
+        return f"Its {which} failed; it has run again since, or is gone."
+    why = child.reason.partition("\n")[0].rstrip(".") or "no reason was kept"
+    more = f"`sandq why {child.queue} {child.id}` says more"
+    if child.kind == "pending":
+        again = f"`sandq retry {child.queue} {child.id}`"
+        return f"It is held up by its {which}, which failed: {why}; {more}, {again} runs it again."
+    if child.kind == "ignored":
+        return f"It goes on without its {which}, which failed: {why}; {more}."
+    return f"Its {which} failed: {why}; {more}."
 
 
 def _next(job: Job, state: JobState, scene: Scene) -> Iterator[str]:

@@ -22,13 +22,14 @@ from sandq.cli.show import (
     tree_value,
 )
 from sandq.cli.store import Store, find_queues, open_queue, open_store
-from sandq.errands.family import MAX_DEPTH
+from sandq.errands.family import MAX_DEPTH, failed_children
 from sandq.errors import JobNotFound, QueueError
 from sandq.event import Event
 from sandq.job import Job, JobState
 from sandq.store.keys import split_job_key
 from sandq.store.urls import redact
 
+FAILED_CHILDREN = 5  # more than this `why` does not name
 STATES = [str(state) for state in JobState if state is not JobState.UNKNOWN]
 
 
@@ -189,12 +190,19 @@ def _parent(store: Store, child: Job) -> dict[str, str] | None:
 @debug_option
 def why(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Say in English what happened to job ID of QUEUE, and what happens next."""
-    with open_queue(redis, prefix, queue) as opened:
+    with open_store(redis, prefix) as store, store.queue(queue) as opened:
         found, state = opened.job(id_), opened.state(id_)
-        scene = Scene(now_ms=int(time.time() * 1000), paused=opened.paused(), supervisors=opened.supervisors())
+        scene = Scene(
+            now_ms=int(time.time() * 1000),
+            paused=opened.paused(),
+            supervisors=opened.supervisors(),
+            failed_children=store.run(failed_children(opened.keys, id_, FAILED_CHILDREN)),
+        )
     lines = explain(found, state, scene)
     if as_json:
-        print_json({"id": found.id, "state": str(state), "why": lines, "death": dict(found.death or {}) or None})
+        children = [{"queue": child.queue, "id": child.id, "reason": child.reason} for child in scene.failed_children]
+        death = dict(found.death or {}) or None
+        print_json({"id": found.id, "state": str(state), "why": lines, "death": death, "failed_children": children})
     else:
         click.echo("\n".join(printable(line) for line in lines))
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import click
 
+from sandq.client import drive
 from sandq.embedded import open_embedded
+from sandq.errands.step import Errand
 from sandq.errors import QueueError
 from sandq.queue import Queue
 from sandq.settings import Settings, read_settings
@@ -18,6 +21,8 @@ from sandq.store.call import Read
 from sandq.store.executors import SyncExecutor
 from sandq.store.keys import QueueKeys
 from sandq.store.urls import EMBEDDED
+
+R = TypeVar("R")
 
 PATIENCE_S = 5.0  # a person is waiting: a Redis that is away is told of sooner than a supervisor would give it up
 
@@ -35,9 +40,11 @@ class Store:
         limit_s = min(self.settings.supervisor.redis_timeout_s, PATIENCE_S)
         return Queue(name, redis=self.url, prefix=self.prefix, redis_timeout=limit_s)
 
-    def executor(self) -> SyncExecutor:
-        """For what is asked of the Redis, not of one queue."""
-        return SyncExecutor(self.url, redis_timeout=min(self.settings.supervisor.redis_timeout_s, PATIENCE_S))
+    def run(self, errand: Errand[R]) -> R:
+        """The answer of an errand that no client offers."""
+        limit_s = min(self.settings.supervisor.redis_timeout_s, PATIENCE_S)
+        with closing(SyncExecutor(self.url, redis_timeout=limit_s)) as executor:
+            return drive(errand, executor.run)
 
 
 @contextmanager
@@ -74,19 +81,16 @@ def open_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[Que
 def open_known_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[Queue]:
     """The same, for commands that would make a queue out of a typo: QueueError when nobody has heard of it."""
     with open_store(redis, prefix) as store, store.queue(name) as queue:
-        if name not in store.settings.queues and not _exists(store, queue.keys) and not queue.supervisors():
+        if name not in store.settings.queues and not store.run(_exists(queue.keys)) and not queue.supervisors():
             near = difflib.get_close_matches(name, _all_queues(store), n=1)
             hint = f"did you mean {near[0]}?" if near else "`sandq status` lists them"
             raise QueueError(f"there is no queue {name} under the prefix {store.prefix}; {hint}")
         yield queue
 
 
-def _exists(store: Store, keys: QueueKeys) -> bool:
-    executor = store.executor()
-    try:
-        return executor.run(Read((("EXISTS", keys.key("meta")),), lambda replies: bool(replies[0])))
-    finally:
-        executor.close()
+def _exists(keys: QueueKeys) -> Errand[bool]:
+    found: bool = yield Read((("EXISTS", keys.key("meta")),), lambda replies: bool(replies[0]))
+    return found
 
 
 def find_queues(store: Store) -> list[str]:
@@ -95,21 +99,17 @@ def find_queues(store: Store) -> list[str]:
 
 
 def _all_queues(store: Store) -> list[str]:
-    executor = store.executor()
-    try:
-        return sorted(_scan(executor, store.prefix))
-    finally:
-        executor.close()
+    return sorted(store.run(_scan(store.prefix)))
 
 
-def _scan(executor: SyncExecutor, prefix: str) -> set[str]:
+def _scan(prefix: str) -> Errand[set[str]]:
     """Queue names, from the `meta` key that every queue has; SCAN never blocks the server."""
     pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + ":*:meta"
     found: set[str] = set()
     cursor = b"0"
     while True:
         command = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-        cursor, keys = executor.run(Read((command,), lambda replies: replies[0]))
+        cursor, keys = yield Read((command,), lambda replies: replies[0])
         names = (key.decode("utf-8", "replace")[len(prefix) + 1 : -len(":meta")] for key in keys)
         found.update(name for name in names if name and ":" not in name)
         if cursor == b"0":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ DEPTH = 10
 MAX_DEPTH = 100  # each level is one call deeper on Python's stack, and on that of whoever writes the tree as JSON
 MAX_CHILDREN = 20
 PAGE = 1000
+MAX_LOOKED_AT = 10_000  # children that are asked whether they failed, for a person who waits for the answer
+_WORST_FIRST: tuple[Kind, ...] = ("failed", "pending", "ignored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,16 @@ class Children:
     ignored: Mapping[str, str] = field(default_factory=dict)  # failed, and the parent does without: why
     failed: tuple[str, ...] = ()  # failed, and the parent with them
     more: Mapping[Kind, int] = field(default_factory=dict)  # where to go on; empty when these were the last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedChild:
+    """A child that failed, and what it is to its parent."""
+
+    queue: str
+    id: str
+    kind: Kind  # "failed": its parent fails with it; "pending": waits for it; "ignored": does without it
+    reason: str | None = None  # None: it is not failed any more, or gone
 
 
 def child_values(keys: QueueKeys, job: Job | str) -> Errand[dict[str, Any]]:
@@ -86,6 +98,42 @@ def children(keys: QueueKeys, job: Job | str, *, limit: int = PAGE, after: Child
         failed=found.failed,
         more=found.after,
     )
+
+
+def failed_children(keys: QueueKeys, job: Job | str, limit: int) -> Errand[list[FailedChild]]:
+    """At most `limit` of the job's children that failed: those with which it failed, then those that hold it up.
+
+    Of many thousand children only the first are looked at.
+    """
+    found: list[FailedChild] = []
+    # Not the completed ones: that would bring what they returned.
+    after, looked_at = dict.fromkeys(_WORST_FIRST, 0), 0
+    while after and len(found) < limit and looked_at < MAX_LOOKED_AT:
+        page: family.ChildPage = yield family.children(keys, id_of(keys, job), PAGE, after)
+        found += yield from _failures(page.failed, "failed", keys.prefix)
+        pending = yield from _failures(page.pending, "pending", keys.prefix)
+        found += [child for child in pending if child.reason is not None]
+        for key, why in page.ignored.items():
+            if place := _place(key, keys.prefix):
+                found.append(FailedChild(queue=place[0].queue, id=place[1], kind="ignored", reason=why))
+        after, looked_at = dict(page.after), looked_at + PAGE
+    once = dict.fromkeys(found)  # a scan may meet a child twice
+    return sorted(once, key=lambda child: _WORST_FIRST.index(child.kind))[:limit]
+
+
+def _failures(job_keys: Sequence[str], kind: Kind, prefix: str) -> Errand[list[FailedChild]]:
+    """Each of these children with why it failed; without a reason if it is not failed now."""
+    by_queue: dict[QueueKeys, list[str]] = {}
+    for place in (_place(key, prefix) for key in job_keys):
+        if place is not None:
+            by_queue.setdefault(place[0], []).append(place[1])
+    found: list[FailedChild] = []
+    for keys, ids in by_queue.items():  # a queue at a time: on a cluster two may be on two servers
+        reasons: list[str | None] = yield reads.failures(keys, ids)
+        found += [
+            FailedChild(queue=keys.queue, id=one, kind=kind, reason=why) for one, why in zip(ids, reasons, strict=True)
+        ]
+    return found
 
 
 def remove_child_dependency(keys: QueueKeys, job: Job | str) -> Errand[bool]:

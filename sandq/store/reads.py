@@ -133,6 +133,18 @@ def ending(keys: QueueKeys, job_id: str) -> Call[Ending]:
     return call("ending", keys.base, parse, {"id": existing_id(job_id)})
 
 
+def failures(keys: QueueKeys, job_ids: Sequence[str]) -> Read[list[str | None]]:
+    """The failedReason of each of these jobs, at least one; None for those that are not failed now."""
+
+    def parse(replies: list[Any]) -> list[str | None]:
+        return [None if at is None else _text(reason or b"") for at, reason in _pairs(replies)]
+
+    commands: list[tuple[Any, ...]] = []
+    for job_id in map(existing_id, job_ids):
+        commands += (("ZSCORE", keys.key("failed"), job_id), ("HGET", keys.key(job_id), "failedReason"))
+    return Read(tuple(commands), parse)
+
+
 def logs(keys: QueueKeys, job_id: str, start: int = 0, stop: int = -1) -> Read[list[str]]:
     """The job's log lines from start to stop, both included, oldest first."""
     return Read(

@@ -39,6 +39,36 @@ def test_a_tree_shows_what_went_wrong_first_and_says_what_it_leaves_out(bench: B
         drive(of_family.tree(bench.keys, "none"), bench.run)
 
 
+def test_children_that_failed_are_found_with_their_reasons_the_worst_first(bench: Bench, leaves: Bench) -> None:
+    rules: Any = {"A": "ignore", "B": "wait", "C": "fail", "D": "wait"}
+    add(bench, parent(*(leaf(job_id, on_failure=rule) for job_id, rule in rules.items())))
+    for _ in "ABC":
+        leaves.run_one(FAILED)
+    bench.client.zadd(bench.keys.key("P:unsuccessful"), {leaves.keys.key("gone"): 9e15, "no key of a job": 0})
+
+    def found(limit: int) -> list[Any]:
+        children = drive(of_family.failed_children(bench.keys, "P", limit), bench.run)
+        assert {child.queue for child in children} <= {leaves.keys.queue}
+        return [(child.id, child.kind, child.reason) for child in children]
+
+    why = FAILED.reason
+    everything = [("C", "failed", why), ("gone", "failed", None), ("B", "pending", why), ("A", "ignored", why)]
+    assert found(10) == everything
+    assert found(2) == everything[:2]
+    assert drive(of_family.failed_children(bench.keys, "none", 10), bench.run) == []
+
+
+def test_one_that_failed_is_found_among_thousands_that_are_pending(bench: Bench, leaves: Bench) -> None:
+    count = 2500  # three pages
+    pending = [leaves.keys.key(f"c{n}") for n in range(count)]
+    bench.client.sadd(bench.keys.key("P:dependencies"), *pending)
+    for n in range(0, count, 100):
+        bench.client.zadd(leaves.keys.key("failed"), {f"c{n}": n})
+        bench.client.hset(leaves.keys.key(f"c{n}"), "failedReason", f"torn {n}")
+    found = drive(of_family.failed_children(bench.keys, "P", count), bench.run)
+    assert {child.id: child.reason for child in found} == {f"c{n}": f"torn {n}" for n in range(0, count, 100)}
+
+
 def test_all_children_can_be_read_page_by_page(bench: Bench, leaves: Bench) -> None:
     count = 600  # more than Redis keeps in one piece, so that cursors move
     add(bench, parent(*(leaf(f"c{n}", on_failure="ignore") for n in range(count))))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from redis import Redis
 from test_cli import Sandq, assert_refused, said
 
+from sandq import Flow, FlowJob
 from sandq.cli.show import parsed, print_json, show_time
 from sandq.queue import Queue
+from sandq.testing.inline import InlineWorker
 
 FAR_MS = 10**17
 
@@ -68,6 +71,32 @@ def test_a_time_beyond_all_calendars_is_shown_in_milliseconds(sandq: Sandq, queu
 def test_what_the_queue_is_not_ready_for_is_exit_code_1(sandq: Sandq, queue: Queue, args: list[str], told: str) -> None:
     queue.add("page", job_id="a")
     assert_refused(sandq(*args), 1, told)
+
+
+@pytest.mark.parametrize(
+    ("rule", "state", "told"),
+    [
+        ("wait", "waiting-children", "held up by its child c of queue leaves, which failed: ValueError: torn;"),
+        ("fail", "failed", "Its child c of queue leaves failed: ValueError: torn;"),
+        ("ignore", "completed", "goes on without its child c of queue leaves, which failed: ValueError: torn;"),
+    ],
+)
+def test_why_names_the_child_that_failed(
+    sandq: Sandq, queue: Queue, redis_url: str, prefix: str, rule: Any, state: str, told: str
+) -> None:
+    def tear(job: Any) -> None:
+        if job.name == "page":
+            raise ValueError("torn")
+
+    with Flow(redis=redis_url, prefix=prefix) as flow:
+        child = FlowJob("page", job_id="c", queue="leaves", on_failure=rule)
+        mother = flow.add(FlowJob("book", queue="render", children=[child])).job
+    with InlineWorker({"leaves": tear, "render": tear}, redis=redis_url, prefix=prefix) as worker:
+        worker.run_until_idle()
+    assert queue.state(mother) == state
+    assert told in sandq("why", "render", mother.id).stdout
+    why = said(sandq("why", "render", mother.id, "--json"))
+    assert why["failed_children"] == [{"queue": "leaves", "id": "c", "reason": "ValueError: torn"}]
 
 
 def test_completed_jobs_run_again_on_request(sandq: Sandq, queue: Queue, redis_client: Redis) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sandq.cli.explain import Scene, explain, explain_death, show_age
 from sandq.config import QueueSettings
 from sandq.decide import decide
+from sandq.errands.family import FailedChild
 from sandq.job import Job, JobState
 from sandq.outcome import Cause, Crashed, Death, Interrupted, Outcome, UnknownName
 
@@ -173,6 +174,32 @@ def test_a_finished_job_without_certificate_tells_how_long_it_ran() -> None:
 def test_a_stack_that_a_fatal_error_left_on_stderr_is_told_once() -> None:
     told = explain_death({"cause": "signal", "stack": "File x.py, line 3\n", "stderr": "Fatal\nFile x.py, line 3\n"})
     assert "\n".join(told).count("File x.py") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "told"),
+    [
+        ("failed", "torn.\nand more", "Its child 3 of queue leaves failed: torn; `sandq why leaves 3` says more."),
+        ("failed", "", "Its child 3 of queue leaves failed: no reason was kept; `sandq why leaves 3` says more."),
+        ("failed", None, "Its child 3 of queue leaves failed; it has run again since, or is gone."),
+        (
+            "pending",
+            "torn",
+            "It is held up by its child 3 of queue leaves, which failed: torn; "
+            "`sandq why leaves 3` says more, `sandq retry leaves 3` runs it again.",
+        ),
+        (
+            "ignored",
+            "torn",
+            "It goes on without its child 3 of queue leaves, which failed: torn; `sandq why leaves 3` says more.",
+        ),
+    ],
+)
+def test_a_child_that_failed_is_named_with_its_reason_and_what_it_is_to_its_parent(
+    kind: Any, reason: str | None, told: str
+) -> None:
+    child = FailedChild(queue="leaves", id="3", kind=kind, reason=reason)
+    assert told in explain(make(), JobState.WAITING_CHILDREN, Scene(now_ms=NOW_MS, failed_children=(child,)))
 
 
 @pytest.mark.parametrize(
