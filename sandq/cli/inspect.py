@@ -21,7 +21,7 @@ from sandq.cli.show import (
     show_took,
     tree_value,
 )
-from sandq.cli.store import Store, find_queues, open_queue, open_store
+from sandq.cli.store import Store, find_queues, open_member, open_queue, open_store, tell_if_unknown
 from sandq.errands.family import MAX_DEPTH, failed_children
 from sandq.errors import JobNotFound, QueueError
 from sandq.event import Event
@@ -52,6 +52,7 @@ def status(*, queues: tuple[str, ...], redis: str | None, prefix: str | None, as
 
 def _look(store: Store, name: str) -> dict[str, Any]:
     with store.queue(name) as queue:
+        tell_if_unknown(store, queue)
         return {"counts": queue.counts(), "paused": queue.paused(), "supervisors": queue.supervisors()}
 
 
@@ -114,14 +115,14 @@ def _milliseconds(value: float | None) -> str:
 def jobs(*, queue: str, state: str, limit: int, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """List the jobs of QUEUE in one state."""
     wanted = JobState(state)
-    with open_queue(redis, prefix, queue) as opened:
+    with open_queue(redis, prefix, queue) as (opened, known):
         found = opened.jobs(wanted, limit=limit)
     if as_json:
         print_json([job_value(job, wanted) for job in found])
     elif found:
         rows = [_row(job) for job in found]
         print_table(["id", "name", "added", "attempts", "crashes", "took", "note"], rows, numbers=(4, 5))
-    else:
+    elif known:
         click.echo(f"sandq: no {state} job in {queue}", err=True)
 
 
@@ -150,7 +151,7 @@ def _attempts(job: Job) -> str:
 @debug_option
 def job(*, queue: str, id_: str, logs: bool, depth: int, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Show everything about job ID of QUEUE, its parent and its children."""
-    with open_store(redis, prefix) as store, store.queue(queue) as opened:
+    with open_member(redis, prefix, queue) as (store, opened):
         found, state = opened.job(id_), opened.state(id_)
         lines = opened.logs(id_) if logs else None
         tree, parent = opened.tree(id_, depth=depth), _parent(store, found)
@@ -190,7 +191,7 @@ def _parent(store: Store, child: Job) -> dict[str, str] | None:
 @debug_option
 def why(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Say in English what happened to job ID of QUEUE, and what happens next."""
-    with open_store(redis, prefix) as store, store.queue(queue) as opened:
+    with open_member(redis, prefix, queue) as (store, opened):
         found, state = opened.job(id_), opened.state(id_)
         scene = Scene(
             now_ms=int(time.time() * 1000),
@@ -215,7 +216,7 @@ def why(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json:
 @debug_option
 def events(*, queue: str, since: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Follow what happens in QUEUE until Ctrl-C."""
-    with open_queue(redis, prefix, queue) as opened:
+    with open_queue(redis, prefix, queue) as (opened, _):
         try:
             for event in opened.events(since=since):
                 if event.after_gap:

@@ -6,7 +6,7 @@ import click
 
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import say
-from sandq.cli.store import open_known_queue, open_queue
+from sandq.cli.store import open_known_queue, open_member
 from sandq.errands.queue import FINISHED
 from sandq.errors import WrongState
 from sandq.job import JobState
@@ -29,7 +29,7 @@ ENDED = [str(state) for state in FINISHED]
 @debug_option
 def cancel(*, queue: str, id_: str, reason: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """End job ID of QUEUE; it is not tried again."""
-    with open_queue(redis, prefix, queue) as opened:
+    with open_member(redis, prefix, queue) as (_, opened):
         word = opened.cancel(id_, reason=reason)
     if word not in _CANCELLED:
         raise WrongState(f"job {id_} of {queue} is already done; nothing to cancel")
@@ -66,7 +66,7 @@ def retry(
     if (cancelled or state) and not every:
         raise click.UsageError("--state and --cancelled go with --all; one job that you name is retried in any case")
     if id_ is not None:
-        with open_queue(redis, prefix, queue) as opened:
+        with open_member(redis, prefix, queue) as (_, opened):
             opened.retry(id_)
         say(as_json, f"job {id_} waits again", {"retried": 1})
         return
@@ -89,7 +89,7 @@ def promote(*, queue: str, id_: str | None, every: bool, redis: str | None, pref
     if (id_ is None) is not every:
         raise click.UsageError("name one job ID, or --all")
     if id_ is not None:
-        with open_queue(redis, prefix, queue) as opened:
+        with open_member(redis, prefix, queue) as (_, opened):
             opened.promote(id_)
         say(as_json, f"job {id_} no longer waits for its time", {"promoted": 1})
         return
@@ -108,7 +108,7 @@ def promote(*, queue: str, id_: str | None, every: bool, redis: str | None, pref
 @debug_option
 def remove(*, queue: str, id_: str, keep_children: bool, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Delete job ID of QUEUE with its children; refused while one of them runs."""
-    with open_queue(redis, prefix, queue) as opened:
+    with open_member(redis, prefix, queue) as (_, opened):
         opened.remove(id_, children=not keep_children)
     say(as_json, f"job {id_} is removed", {"removed": id_})
 

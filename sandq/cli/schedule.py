@@ -10,7 +10,7 @@ import click
 from sandq.cli.add import read_data
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import parsed, print_json, print_table, show_time
-from sandq.cli.store import open_queue, open_store
+from sandq.cli.store import open_member, open_queue, open_store
 from sandq.errors import ConfigError, SchedulerNotFound
 from sandq.store.keys import QueueKeys
 from sandq.store.newjob import MAX_PRIORITY
@@ -77,13 +77,13 @@ def add(
 @debug_option
 def list_(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """List the schedulers of QUEUE, the one that runs next at the top."""
-    with open_queue(redis, prefix, queue) as opened:
+    with open_queue(redis, prefix, queue) as (opened, known):
         found = opened.schedulers(limit=ALL)
     if as_json:
         print_json([_value(each) for each in found])
     elif found:
         print_table(["id", "next run", "when", "runs", "limit", "end", "name"], list(map(_row, found)), numbers=(3, 4))
-    else:
+    elif known:
         click.echo(f"sandq: no scheduler in {queue}", err=True)
 
 
@@ -95,7 +95,7 @@ def list_(*, queue: str, redis: str | None, prefix: str | None, as_json: bool) -
 @debug_option
 def remove(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json: bool) -> None:
     """End scheduler ID of QUEUE; a run that waits already, or has begun, is still carried out."""
-    with open_queue(redis, prefix, queue) as opened:
+    with open_member(redis, prefix, queue) as (_, opened):
         if not opened.remove_scheduler(id_):
             raise SchedulerNotFound(f"there is no scheduler {id_} in {queue}; `sandq schedule list {queue}` shows them")
     if as_json:

@@ -14,7 +14,7 @@ import click
 from sandq.client import drive
 from sandq.embedded import open_embedded
 from sandq.errands.step import Errand
-from sandq.errors import QueueError
+from sandq.errors import JobNotFound, QueueError, SchedulerNotFound
 from sandq.queue import Queue
 from sandq.settings import Settings, read_settings
 from sandq.store.call import Read
@@ -71,21 +71,47 @@ def reach(settings: Settings, *, begins: bool = False) -> Iterator[str]:
 
 
 @contextmanager
-def open_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[Queue]:
-    """One queue of the Redis of this command line."""
+def open_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[tuple[Queue, bool]]:
+    """A queue to read from, and whether it is known: one that is not is empty, and a line on stderr has said why."""
     with open_store(redis, prefix) as store, store.queue(name) as queue:
-        yield queue
+        yield queue, tell_if_unknown(store, queue)
 
 
 @contextmanager
 def open_known_queue(redis: str | None, prefix: str | None, name: str) -> Iterator[Queue]:
-    """The same, for commands that would make a queue out of a typo: QueueError when nobody has heard of it."""
+    """A queue to change as a whole: QueueError for one that nobody knows, so that a typo makes none."""
     with open_store(redis, prefix) as store, store.queue(name) as queue:
-        if name not in store.settings.queues and not store.run(_exists(queue.keys)) and not queue.supervisors():
-            near = difflib.get_close_matches(name, _all_queues(store), n=1)
-            hint = f"did you mean {near[0]}?" if near else "`sandq status` lists them"
-            raise QueueError(f"there is no queue {name} under the prefix {store.prefix}; {hint}")
+        if unknown := _unknown(store, queue):
+            raise QueueError(unknown)
         yield queue
+
+
+@contextmanager
+def open_member(redis: str | None, prefix: str | None, name: str) -> Iterator[tuple[Store, Queue]]:
+    """A queue for what has an id in it. If the id is missing in a queue that nobody knows, the error says that, too."""
+    with open_store(redis, prefix) as store, store.queue(name) as queue:
+        try:
+            yield store, queue
+        except (JobNotFound, SchedulerNotFound) as error:
+            if unknown := _unknown(store, queue):
+                raise type(error)(f"{error}; {unknown}") from error
+            raise
+
+
+def tell_if_unknown(store: Store, queue: Queue) -> bool:
+    """Whether somebody knows the queue. If not, that may be a typo, or too early: one line on stderr, no failure."""
+    if unknown := _unknown(store, queue):
+        click.echo(f"sandq: {unknown}", err=True)
+    return not unknown
+
+
+def _unknown(store: Store, queue: Queue) -> str:
+    """What to say of a queue that is in no file, has no key and no worker; nothing for any other."""
+    if queue.name in store.settings.queues or store.run(_exists(queue.keys)) or queue.supervisors():
+        return ""
+    near = difflib.get_close_matches(queue.name, _all_queues(store), n=1)
+    hint = f"did you mean {near[0]}?" if near else "`sandq status` lists them"
+    return f"there is no queue {queue.name} under the prefix {store.prefix}: it has no job and no worker yet; {hint}"
 
 
 def _exists(keys: QueueKeys) -> Errand[bool]:

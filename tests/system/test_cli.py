@@ -144,6 +144,68 @@ def test_a_typo_makes_no_queue(sandq: Sandq, queue: Queue, command: str) -> None
     assert list(said(sandq("status", "--json"))["queues"]) == ["render"]
 
 
+UNKNOWN = "there is no queue rende under the prefix"
+
+
+@pytest.mark.parametrize(
+    ("args", "printed"),
+    [
+        (["jobs", "rende", "--json"], "[]\n"),
+        (["jobs", "rende"], ""),
+        (["schedule", "list", "rende"], ""),
+        (["status", "rende", "--json"], '"waiting": 0'),
+    ],
+)
+def test_a_queue_that_nobody_knows_is_read_as_empty_with_a_hint(
+    sandq: Sandq, queue: Queue, args: list[str], printed: str
+) -> None:
+    queue.add("page")
+    done = sandq(*args)
+    assert done.returncode == 0
+    assert printed in done.stdout
+    assert bool(printed) == bool(done.stdout)
+    assert done.stderr.startswith(f"sandq: {UNKNOWN}")
+    assert done.stderr.endswith("it has no job and no worker yet; did you mean render?\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["job", "why", "cancel", "retry", "promote", "remove", "schedule remove"])
+def test_an_id_in_a_queue_that_nobody_knows_is_missing_for_that_reason(
+    sandq: Sandq, queue: Queue, command: str
+) -> None:
+    job_id = queue.add("page").id
+    done = sandq(*command.split(), "rende", job_id)
+    assert_refused(done, 1, UNKNOWN)
+    assert "did you mean render?" in done.stderr
+    known = sandq(*command.split(), "render", "404")
+    assert_refused(known, 1, "404")
+    assert "did you mean" not in known.stderr
+
+
+def test_a_queue_that_a_file_names_or_that_was_used_is_known(sandq: Sandq, queue: Queue, tmp_path: Path) -> None:
+    queue.remove(queue.add("page"))
+    assert said(sandq("jobs", "render", "--json")) == []
+    assert sandq("jobs", "render").stderr == "sandq: no failed job in render\n"
+    (tmp_path / "sandq.toml").write_text('[queues.later]\nprocessor = "later.py"\n')
+    assert said(sandq("jobs", "later", "--json")) == []
+
+
+def test_events_of_a_queue_that_nobody_knows_yet_begin_with_its_first_job(
+    redis_url: str, prefix: str, queue: Queue, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "sandq", "events", "render", "--since", "0", "--json"]
+    env = {**os.environ, "SANDQ_REDIS_URL": redis_url, "SANDQ_PREFIX": prefix}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=env, cwd=tmp_path, text=True) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        assert following.stderr.readline().startswith("sandq: there is no queue render under the prefix")
+        job_id = queue.add("page").id
+        assert json.loads(following.stdout.readline())["jobId"] == job_id
+        following.send_signal(2)
+        assert ended(following).returncode == 0
+
+
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """What it wrote last, once it has ended; it is killed if it does not."""
     try:
