@@ -16,6 +16,7 @@ from sandq.outcome import Outcome
 from sandq.protocol import Frame, Kind
 from sandq.supervisor import memory
 from sandq.supervisor.attempt import Attempt
+from sandq.supervisor.facts import Fact, Listener, Output
 from sandq.supervisor.fleet import Fleet
 from sandq.supervisor.heartbeat import Heartbeat
 from sandq.supervisor.oom import Watch
@@ -55,7 +56,8 @@ def check_processor(processor: str | Callable[..., Any], settings: QueueSettings
 async def _run_single(
     processor: Processor, data_json: bytes, settings: QueueSettings, name: str, hear: Hear
 ) -> Outcome:
-    async with one_child(processor, settings) as (child, _):
+    # What setup() and teardown() write comes before and after the job; what an import writes, too.
+    async with one_child(processor, settings, lambda fact: _tell(fact, hear)) as (child, _):
         return await run_on(child, data_json, settings, name, hear)
 
 
@@ -63,7 +65,7 @@ async def run_on(
     child: ChildProcess, data_json: bytes, settings: QueueSettings, name: str = "run", hear: Hear = _unheard
 ) -> Outcome:
     """The outcome of one job on a child that is loaded."""
-    capture = Capture(lambda stream, line, level: hear(stream, f"{level} {line}" if level else line))
+    capture = Capture(lambda stream, line, level: hear(stream, _told(line, level)))
     child.output.hear(capture.feed)
     job = Job(queue="run", id="1", name=name, data_json=data_json, timestamp=0)
     nonce = random.getrandbits(64)
@@ -87,6 +89,15 @@ async def run_on(
     return judge(evidence)
 
 
+def _tell(fact: Fact, hear: Hear) -> None:
+    if isinstance(fact, Output):
+        hear(fact.stream, _told(fact.line, fact.level))
+
+
+def _told(line: str, level: str) -> str:
+    return f"{level} {line}" if level else line
+
+
 async def _watch_memory(attempt: Attempt, limit: int | None) -> None:
     while limit is not None:
         await asyncio.sleep(memory.POLL_S)
@@ -101,13 +112,15 @@ async def _check(processor: Processor, settings: QueueSettings) -> list[str]:
 
 
 @asynccontextmanager
-async def one_child(processor: Processor, settings: QueueSettings) -> AsyncIterator[tuple[ChildProcess, Pool]]:
+async def one_child(
+    processor: Processor, settings: QueueSettings, publish: Listener = lambda _fact: None
+) -> AsyncIterator[tuple[ChildProcess, Pool]]:
     """A launcher with one loaded child. Nothing is locked here, so the heartbeat beats without a store."""
     ready = asyncio.Event()
     heartbeat = Heartbeat(Lease(), lambda _keys, _held: frozenset(), lambda _why: None)
     fleet = Fleet(Lease(), heartbeat.attach, lambda _pid: None)
     one = replace(settings, concurrency=1, spares=0)
-    pool = Pool("run", processor, one, fleet, lambda _fact: None, ready.set)
+    pool = Pool("run", processor, one, fleet, publish, ready.set)
     fleet.start()
     heartbeat.start()
     try:

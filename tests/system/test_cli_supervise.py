@@ -212,6 +212,41 @@ def test_run_prints_the_result_of_one_job_without_redis(sandq: Any) -> None:
     assert "working on" in done.stderr
 
 
+NOISY = """
+import sys
+
+print("imported")
+
+def setup():
+    print("set up", file=sys.stderr)
+
+def teardown():
+    print("torn down")
+
+def process(job):
+    print("handled")
+    return 1
+"""
+
+
+def test_run_shows_what_is_written_around_the_job_too_in_its_order(sandq: Any, folder: Path) -> None:
+    (folder / "noisy.py").write_text(NOISY)
+    done = sandq("run", "noisy.py")
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    lines = done.stderr.splitlines()
+    assert sorted(lines[:2]) == ["imported", "set up"]  # two pipes
+    assert lines[2:] == ["handled", "torn down"]
+
+
+def test_run_shows_what_a_processor_wrote_before_it_failed_to_load(sandq: Any, folder: Path) -> None:
+    (folder / "noisy.py").write_text(NOISY.replace("def teardown", "    raise OSError('no model')\n\ndef teardown"))
+    done = sandq("run", "noisy.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    *lines, why = done.stderr.splitlines()
+    assert sorted(lines) == ["imported", "set up"]
+    assert "OSError: no model" in why
+
+
 @pytest.mark.parametrize(
     ("function", "told"),
     [("fails", "ValueError: no such page"), ("dies", "exit code 3"), ("no_json", "of type set, is not JSON")],
