@@ -65,12 +65,22 @@ def tries(job: Any) -> dict[str, Any]:
 def asks_wrongly(job: Any) -> list[str]:
     """What job.add answers to requests that make no sense."""
     told = []
-    for asked in ({"on_failure": "fail"}, {"child": True, "on_failure": "explode"}, {"queue": "secret"}):
+    wrong_rules: tuple[dict[str, Any], ...] = ({"on_failure": "fail"}, {"child": True, "on_failure": "explode"})
+    for asked in (*wrong_rules, {"queue": "secret"}, {"colour": "red"}, {"parent": "42"}):
         try:
             job.add("leaf", **asked)
         except Exception as error:
             told.append(str(error))
     return told
+
+
+@handler("adds-to")
+def adds_to(job: Any) -> str:
+    """What job.add answers for the queue that its data names."""
+    try:
+        return str(job.add("leaf", 1, job.data))
+    except Exception as error:
+        return str(error)
 
 
 @handler("limits")

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 
 from sandq.config import QueueSettings
-from sandq.errors import SandqError
+from sandq.errands.jobs import OPTIONS
+from sandq.errors import QueueError, SandqError
 from sandq.job import Claim
 from sandq.protocol import MAX_LOG_LINE, Frame, Kind
 from sandq.store import family, produce, work
@@ -19,6 +20,7 @@ from sandq.supervisor.facts import Listener, Output, Progressed, StoreTrouble
 from sandq.supervisor.process import ChildProcess
 from sandq.verdict import is_json
 
+_OPTIONS = OPTIONS - {"parent"}  # `child` says it
 FULL, LOW = 64, 16  # frames held before the child has to wait, and from when it is heard again
 
 
@@ -81,9 +83,11 @@ class Relay:
                 await self._pass_on(frame)
             except Exception as error:  # noqa: BLE001  # the door for what a child asks: it must be answered, whatever it is
                 why = str(error) if isinstance(error, SandqError) else f"{type(error).__name__}: {error}"
-                self._publish(StoreTrouble(doing=f"{frame.kind.name.lower()} of {self._claim.job.id}", why=why))
-                if frame.kind in (Kind.ADD, Kind.ASK):
+                is_asked = frame.kind in (Kind.ADD, Kind.ASK)
+                if is_asked:
                     self._answer(frame, error=why[:MAX_LOG_LINE])
+                if not (is_asked and isinstance(error, QueueError)):  # what it may not ask is its own affair
+                    self._publish(StoreTrouble(doing=f"{frame.kind.name.lower()} of {self._claim.job.id}", why=why))
             if len(self._frames) <= LOW:
                 self._child.resume_reading()
 
@@ -122,12 +126,14 @@ class Relay:
         """Add a job on the handler's behalf, only where the configuration lets it."""
         queue = frame.head["queue"] or self._keys.queue
         if queue != self._keys.queue and queue not in self._settings.add_to:
-            raise SandqError(f"this processor may not add to queue {queue!r}; allow it with add_to = [{queue!r}]")
+            raise QueueError(f"this processor may not add to queue {queue!r}; allow it with add_to = [{queue!r}]")
         keys = QueueKeys(queue, self._keys.prefix)
         opts, parent = dict(frame.head["opts"]), None
         if frame.head["child"]:
             rule = opts.pop("on_failure", "wait")
             parent = Parent(id=self._claim.job.id, queue=self._keys.base[:-1], on_failure=rule)
+        if unknown := sorted(opts.keys() - _OPTIONS):
+            raise QueueError(f"job.add() has no option {', '.join(unknown)}; it takes {', '.join(sorted(_OPTIONS))}")
         new = new_job(frame.head["name"], data_json=frame.body, parent=parent, **opts)
         [added] = await self._store.run(produce.add(keys, [new]))
         return produce.added_job(keys, new, added).id

@@ -15,9 +15,10 @@ from uuid import uuid4
 
 import pytest
 from harness import HERE, Served, SupervisorProcess, handlers, serving
+from redis import Redis
 
 from sandq import AsyncFlow, AsyncQueue, Flow, FlowJob, JobFailed, JobState, Queue, QueueError
-from sandq.supervisor.facts import Started
+from sandq.supervisor.facts import Started, StoreTrouble
 
 FAMILIES = str(HERE / "families.py")
 WAIT_S = 15.0
@@ -27,7 +28,9 @@ WAIT_S = 15.0
 def shared(redis_url: str) -> Iterator[tuple[str, Served]]:
     """A prefix whose queues `render` and `leaves` are served all the time."""
     prefix = f"flow{os.getpid()}"
-    queues = {name: handlers(processor=FAMILIES, concurrency=2, add_to=("leaves",)) for name in ("render", "leaves")}
+    queues = {
+        name: handlers(processor=FAMILIES, concurrency=2, add_to=("leaves", "broken")) for name in ("render", "leaves")
+    }
     with serving(queues, redis_url, prefix) as served:
         yield prefix, served
 
@@ -164,11 +167,25 @@ def test_a_handler_that_returns_before_its_children_ended_fails_its_job_for_good
     assert queue.job(job.id).attempts_made == 1
 
 
-def test_what_a_handler_may_not_add_is_refused_in_words(queue: Queue) -> None:
-    wrong_rule, unknown_rule, foreign = queue.result(queue.add("asks-wrongly"), timeout=WAIT_S)
+def test_what_a_handler_may_not_add_is_refused_in_words(queue: Queue, shared: tuple[str, Served]) -> None:
+    asks = queue.add("asks-wrongly")
+    wrong_rule, unknown_rule, foreign, unknown, parent = queue.result(asks, timeout=WAIT_S)
     assert "give child=True" in wrong_rule
     assert "must be one of wait, fail, continue, ignore, remove" in unknown_rule
     assert "allow it with add_to" in foreign
+    assert "job.add() has no option colour; it takes attempts, backoff," in unknown
+    assert "job.add() has no option parent" in parent
+    assert shared[1].facts.all(StoreTrouble, doing=f"add of {asks.id}") == []  # its own affair, not Redis'
+
+
+def test_what_redis_refuses_to_a_handler_is_told_as_trouble_too(
+    queue: Queue, shared: tuple[str, Served], redis_client: Redis
+) -> None:
+    prefix, served = shared
+    redis_client.set(f"{prefix}:broken:wait", "no list")
+    job = queue.add("adds-to", "broken")
+    assert "WRONGTYPE" in queue.result(job, timeout=WAIT_S)
+    assert "WRONGTYPE" in served.facts.wait(StoreTrouble, doing=f"add of {job.id}").why
 
 
 @pytest.mark.parametrize("name", ["limits", "later"])
