@@ -1,5 +1,8 @@
 """A private server for one folder: started by its first user, shut down by its last, reused when it was left behind.
 
+It is not tied to the life of the process that started it (PR_SET_PDEATHSIG): others may use it by then. So a last user
+that is killed by SIGKILL leaves it running, to be shut down by whoever uses the folder next.
+
 Three files in the folder decide, all by flock, so that whatever dies lets go of them:
 
 - `start.lock`   held while somebody starts or stops the server

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -40,6 +42,7 @@ COMMANDS = {
     "demo": ("sandq.cli.demo", "See it work: real CPU-heavy jobs, one child killed on the way."),
 }
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 OK, FAILED, USAGE, UNREACHABLE, FORCED = 0, 1, 2, 3, 130
 # Looked through from above: a class stands before the one it inherits from.
 EXIT_CODES: tuple[tuple[type[errors.SandqError], int], ...] = (
@@ -91,6 +94,9 @@ def group() -> None:
 
 def main() -> NoReturn:
     """Run the command line that the process was started with, and exit."""
+    for number in _ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup lets it go on
+            signal.signal(number, _end)
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -127,6 +133,13 @@ def run(args: Sequence[str]) -> int:
             f"internal error: {type(error).__name__}: {error}; run it again with --debug and report what it prints"
         )
         return FAILED
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End as an error would, so that what is open is closed: a private server whose last user this is, for one."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # a terminal that closes sends more than one
+    raise SystemExit(128 + number)
 
 
 def _with_help_hint(error: click.ClickException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import wait_gone
 
 from sandq.queue import Queue
 
@@ -202,7 +204,7 @@ def test_events_of_a_queue_that_nobody_knows_yet_begin_with_its_first_job(
         assert following.stderr.readline().startswith("sandq: there is no queue render under the prefix")
         job_id = queue.add("page").id
         assert json.loads(following.stdout.readline())["jobId"] == job_id
-        following.send_signal(2)
+        following.send_signal(signal.SIGINT)
         assert ended(following).returncode == 0
 
 
@@ -225,7 +227,7 @@ def test_who_waits_learns_that_nobody_serves_and_on_ctrl_c_which_job_stays(
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=env, cwd=tmp_path, text=True) as waiting:
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == "sandq: job 1 waits; no supervisor serves queue render\n"
-        waiting.send_signal(2)
+        waiting.send_signal(signal.SIGINT)
         told = ended(waiting).stderr
         assert waiting.returncode == 130
     assert told.startswith("sandq: job 1 stays in queue render; see `sandq why render 1`")
@@ -244,7 +246,7 @@ def test_events_are_one_json_line_each_and_ctrl_c_ends_them_well(
         first = json.loads(following.stdout.readline())
         assert (first["event"], first["jobId"]) == ("added", job_id)
         assert (first["event_id"].count("-"), first["after_gap"]) == (1, False)
-        following.send_signal(2)
+        following.send_signal(signal.SIGINT)
         assert ended(following).returncode == 0
 
 
@@ -306,6 +308,21 @@ def test_without_any_url_a_private_server_is_used_and_named_in_one_line(sandq: S
     again = sandq("status", "--json", SANDQ_REDIS_URL="", SANDQ_HOME=str(tmp_path / "home"))
     assert again.stderr == ""
     assert json.loads(again.stdout)["queues"]["render"]["counts"]["waiting"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_leaves_no_private_server_behind(tmp_path: Path, number: int) -> None:
+    home = tmp_path / "home"
+    env = {**os.environ, "SANDQ_REDIS_URL": "", "SANDQ_HOME": str(home)}
+    command = [sys.executable, "-m", "sandq", "add", "render", "page", "--wait"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=env, cwd=tmp_path, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert "private one" in waiting.stderr.readline()
+        assert "no supervisor serves" in waiting.stderr.readline()
+        server = int((home / "server.pid").read_text())
+        waiting.send_signal(number)
+        assert ended(waiting).returncode == 128 + number
+    wait_gone(server)
 
 
 def test_help_costs_no_more_than_twice_an_interpreter_with_click() -> None:
