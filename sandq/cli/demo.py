@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,8 +23,8 @@ from sandq.cli.options import debug_option
 from sandq.cli.show import print_table
 from sandq.config import Lease, QueueSettings, SupervisorSettings, usable_cores
 from sandq.demo.metrics import packages
-from sandq.embedded import open_embedded
 from sandq.job import Job, JobState
+from sandq.private import PrivateServer
 from sandq.queue import Queue
 from sandq.supervisor.facts import ChildDied, Fact, Progressed, Recovered, Settled, Started
 from sandq.supervisor.loop import Supervisor
@@ -103,17 +101,15 @@ class Report:
 def demo(ctx: click.Context, /, *, groups: int | None, concurrency: int | None, lock: str) -> None:
     """Measure the standard library's own source in child processes, kill one of them, and show that nothing is lost."""
     lease, concurrency = Lease(seconds(lock)), concurrency or usable_cores()
-    home = Path(tempfile.mkdtemp(prefix="sandq-demo-"))
-    try:
-        with open_embedded(home) as server, Queue(QUEUE, redis=server.url) as queue:
-            jobs = packages()[:groups]
-            added = queue.add_many([(job["package"], job) for job in jobs])
-            click.echo(f"{len(added)} jobs, {concurrency} at once, lock {lock}, private Redis in {home}", err=True)
-            watch, stats, total_s = asyncio.run(_run(server.url, len(added), concurrency, lease))
-            found = [queue.job(job.id) for job in added]
-            states = [queue.state(job.id) for job in added]
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    # Not the embedded server: nobody comes back to this one, so it ends with us, however we end.
+    with PrivateServer() as server, Queue(QUEUE, redis=server.url) as queue:
+        jobs = packages()[:groups]
+        added = queue.add_many([(job["package"], job) for job in jobs])
+        told = f"{len(added)} jobs, {concurrency} at once, lock {lock}, private Redis in {server.folder}"
+        click.echo(told, err=True)
+        watch, stats, total_s = asyncio.run(_run(server.url, len(added), concurrency, lease))
+        found = [queue.job(job.id) for job in added]
+        states = [queue.state(job.id) for job in added]
     report = Report(
         added=len(added),
         completed=states.count(JobState.COMPLETED),

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sandq.private import PrivateServer
     from sandq.testing.assertions import assert_added, assert_not_added
     from sandq.testing.inline import InlineWorker, Ran, run_inline
-    from sandq.testing.server import PrivateServer
     from sandq.testing.supervisor import RunningSupervisor, running_supervisor
 
 # Loaded on first use: pytest imports the plugin at every start, also where no test needs any of this.
 _HOMES = {
     "InlineWorker": "sandq.testing.inline",
-    "PrivateServer": "sandq.testing.server",
+    "PrivateServer": "sandq.private",
     "Ran": "sandq.testing.inline",
     "RunningSupervisor": "sandq.testing.supervisor",
     "assert_added": "sandq.testing.assertions",

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from sandq.private import PrivateServer
     from sandq.queue import Queue
-    from sandq.testing.server import PrivateServer
     from sandq.testing.supervisor import RunningSupervisor
 
 
 @pytest.fixture(scope="session")
 def sandq_server() -> Iterator[PrivateServer]:
     """A Redis server of this test run alone, on a unix socket; started when the first test asks for it."""
-    from sandq.testing.server import PrivateServer
+    from sandq.private import PrivateServer
 
     with PrivateServer() as server:
         yield server

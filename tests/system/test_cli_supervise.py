@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import wait_gone
+from redis import Redis
 
 from sandq.queue import Queue
 
@@ -311,3 +314,13 @@ def test_the_demo_loses_nothing_and_measures_it(sandq: Any) -> None:
     assert "demo: killing busy child" in done.stderr
     assert "(killed once)" in done.stdout
     assert "nothing was lost" in done.stdout
+
+
+def test_a_demo_that_is_killed_leaves_no_server_behind(start: Any) -> None:
+    demo = start("demo", "--packages", "4")
+    folder = Path(demo.stderr.readline().strip().partition("private Redis in ")[2])
+    with Redis.from_url(f"unix://{folder}/redis.sock") as client:
+        server = int(client.info("server")["process_id"])
+    demo.kill()
+    wait_gone(server)
+    shutil.rmtree(folder)  # what nobody was left to do

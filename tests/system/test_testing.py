@@ -201,8 +201,8 @@ def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, 
     broken = tmp_path / "server"
     broken.write_text("#!/bin/sh\necho out of sockets\nexit 1\n")
     broken.chmod(0o700)
-    monkeypatch.setattr("sandq.testing.server.find_server", lambda: broken)
-    monkeypatch.setattr("sandq.testing.server.START_LIMIT_S", 0.3)
+    monkeypatch.setattr("sandq.private.find_server", lambda: broken)
+    monkeypatch.setattr("sandq.private.START_LIMIT_S", 0.3)
     with pytest.raises(Exception, match="did not start: out of sockets"):
         PrivateServer()
 

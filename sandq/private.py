@@ -1,4 +1,4 @@
-"""A Redis server for one test run. It keeps nothing, and does not outlive whoever started it."""
+"""A Redis server for one test run, or one demo. It keeps nothing, and does not outlive whoever started it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -36,7 +37,9 @@ class PrivateServer:
         command = [*start, binary, *settings, "--save", "", "--appendonly", "no"]
         self._parent = ThreadPoolExecutor(1, "sandq-server")  # lives as long as this object, whoever makes it
         with (self.folder / "server.log").open("wb") as log:
-            self._process = self._parent.submit(subprocess.Popen, command, stdout=log, stderr=log).result()
+            # In a session of its own: Ctrl-C is meant for whoever uses it.
+            start_it = partial(subprocess.Popen, command, stdout=log, stderr=log, start_new_session=True)
+            self._process = self._parent.submit(start_it).result()
         self._executor = SyncExecutor(self.url, redis_timeout=START_LIMIT_S)
         try:
             self._executor.run(Read((("INFO", "server"),), bool))
