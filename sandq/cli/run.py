@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from sandq.cli.add import read_data
-from sandq.cli.explain import explain_death
+from sandq.cli.certificate import explain_death
 from sandq.cli.options import config_option, debug_option, json_option
 from sandq.cli.show import print_json
 from sandq.config import QueueSettings

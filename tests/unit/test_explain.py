@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandq.cli.explain import Scene, explain, explain_death, show_age
+from sandq.cli.certificate import explain_death
+from sandq.cli.explain import Scene, explain, show_age
 from sandq.config import QueueSettings
 from sandq.decide import decide
 from sandq.errands.family import FailedChild
