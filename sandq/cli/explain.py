@@ -32,6 +32,7 @@ class Scene:
 
     now_ms: int
     paused: bool = False
+    held: bool = True  # somebody has the job's lock, as everybody does who runs it
     supervisors: Sequence[Mapping[str, Any]] = ()  # what each last said about itself
     failed_children: Sequence[FailedChild] = ()
 
@@ -60,7 +61,7 @@ def _state_words(state: JobState, scene: Scene) -> str:
     words = {
         JobState.WAITING: f"waiting for {worker}",
         JobState.PRIORITIZED: f"waiting for {worker}, by priority",
-        JobState.ACTIVE: "running",
+        JobState.ACTIVE: "running" if scene.held else "active without a holder",
         JobState.DELAYED: "waiting for its time",
         JobState.WAITING_CHILDREN: "waiting for its children",
         JobState.UNKNOWN: "in no known state",
@@ -69,7 +70,10 @@ def _state_words(state: JobState, scene: Scene) -> str:
 
 
 def _run(job: Job, scene: Scene) -> str:
-    """Who runs it, for how long by now, and how far it is."""
+    """Who runs it, for how long by now, and how far it is; or that nobody does."""
+    if not scene.held:
+        began = f" It began {show_age(scene.now_ms - job.processed_on)} ago." if job.processed_on else ""
+        return f"Its lock ran out: whoever ran it is gone, or has lost it.{began} The next stalled check puts it back."
     ran = f"It has run for {show_age(scene.now_ms - job.processed_on)}" if job.processed_on else "It runs"
     progress = "" if job.progress_json is None else f"; its progress is {job.progress_json.decode('utf-8', 'replace')}"
     for supervisor in scene.supervisors:
@@ -157,7 +161,9 @@ def _next(job: Job, state: JobState, scene: Scene) -> Iterator[str]:
     elif state is JobState.UNKNOWN:
         yield "It is in none of the queue's lists; if it stays so, report it."
     elif state is JobState.ACTIVE:
-        yield f"This is {_attempt(job)}; {_APART}."
+        if not scene.held:
+            yield from _obstacles(job.queue, scene)
+        yield f"This {'is' if scene.held else 'was'} {_attempt(job)}; {_APART}."
     else:
         yield from _obstacles(job.queue, scene)
         yield f"Its next run is {_attempt(job)}; {_APART}."

@@ -23,9 +23,11 @@ from sandq.cli.show import (
 )
 from sandq.cli.store import Store, find_queues, open_member, open_queue, open_store, tell_if_unknown
 from sandq.errands.family import MAX_DEPTH, failed_children
+from sandq.errands.jobs import about
 from sandq.errors import JobNotFound, QueueError
 from sandq.event import Event
 from sandq.job import Job, JobState
+from sandq.store import reads
 from sandq.store.keys import split_job_key
 from sandq.store.urls import redact
 
@@ -196,6 +198,7 @@ def why(*, queue: str, id_: str, redis: str | None, prefix: str | None, as_json:
         scene = Scene(
             now_ms=int(time.time() * 1000),
             paused=opened.paused(),
+            held=store.run(about(opened.keys, id_, reads.held(opened.keys, id_))),
             supervisors=opened.supervisors(),
             failed_children=store.run(failed_children(opened.keys, id_, FAILED_CHILDREN)),
         )

@@ -12,7 +12,8 @@ from sandq.errors import WrongState
 from sandq.job import JobState
 
 _CANCELLED = {
-    "was_waiting": "it had not started and is failed now",
+    "was_waiting": "it was not running and is failed now",
+    "was_abandoned": "whoever ran it is gone or has lost its lock; it is failed now",
     "was_running": "its supervisor stops it within a second or so",
 }
 

@@ -19,7 +19,7 @@ from sandq.units import Duration
 
 R = TypeVar("R")
 
-CancelAnswer = Literal["was_waiting", "was_running", "already_done"]
+CancelAnswer = Literal["was_waiting", "was_running", "was_abandoned", "already_done"]
 
 
 class JobOptions(TypedDict, total=False):
@@ -144,7 +144,7 @@ def logs(
 
 
 def cancel(keys: QueueKeys, job: Job | str, reason: str = "") -> Errand[CancelAnswer]:
-    """End the job: at once when it waits, by asking its supervisor when it runs. Never retried."""
+    """End the job: at once when it waits or its lock ran out, by asking its supervisor when it runs. Never retried."""
     if not isinstance(reason, str):
         raise QueueError(f"the reason {reason!r} to cancel job {id_of(keys, job)} must be a text")
     word: produce.CancelWord = yield produce.cancel(keys, id_of(keys, job), reason)

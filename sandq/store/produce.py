@@ -21,7 +21,7 @@ MAX_REMOVED = 500
 AddWord = Literal["added", "duplicated", "deduplicated", "missing-parent", "other-parent"]
 RemoveWord = Literal["removed", "more", "locked", "scheduler", "missing", "ended"]
 Family = Literal["", "pending", "all"]  # which of a job's children are meant beside itself
-CancelWord = Literal["was_waiting", "was_running", "already_done", "scheduler", "missing"]
+CancelWord = Literal["was_waiting", "was_running", "was_abandoned", "already_done", "scheduler", "missing"]
 RetryWord = Literal["ok", "not-finished", "missing"]
 PromoteWord = Literal["ok", "not-delayed", "missing"]
 

@@ -85,6 +85,11 @@ def state(keys: QueueKeys, job_id: str) -> Call[JobState | None]:
     return call("state", keys.base, parse, {"id": existing_id(job_id)})
 
 
+def held(keys: QueueKeys, job_id: str) -> Read[bool]:
+    """Whether somebody holds the job's lock; an active job without one is run by nobody who may say so."""
+    return Read((("EXISTS", keys.lock(existing_id(job_id))),), lambda replies: bool(replies[0]))
+
+
 def counts(keys: QueueKeys) -> Call[dict[str, int]]:
     """How many jobs each state holds, all taken at one moment."""
     return call("counts", keys.base, lambda reply: {_text(word): int(n) for word, n in _pairs(reply)}, {})

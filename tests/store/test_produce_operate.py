@@ -560,7 +560,7 @@ def test_a_running_job_that_lost_its_lock_fails_at_once(bench: Bench) -> None:
     bench.add()
     bench.activate("1")
     bench.client.sadd(bench.keys.key("stalled"), "1")
-    assert bench.run(produce.cancel(bench.keys, "1")) == "was_waiting"
+    assert bench.run(produce.cancel(bench.keys, "1")) == "was_abandoned"
     assert bench.client.llen(bench.keys.key("active")) == 0
     assert bench.client.scard(bench.keys.key("stalled")) == 0
     assert list(bench.zset("failed")) == ["1"]

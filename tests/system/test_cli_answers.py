@@ -46,6 +46,29 @@ def test_a_job_that_nothing_lists_is_shown_and_explained(sandq: Sandq, queue: Qu
     assert "none of the queue's lists" in sandq("why", "render", job.id).stdout
 
 
+def test_a_job_whose_holder_vanished_is_not_said_to_run_nor_never_to_have_started(
+    sandq: Sandq, queue: Queue, redis_client: Redis
+) -> None:
+    job = queue.add("page")
+    redis_client.lmove(queue.keys.key("wait"), queue.keys.key("active"))
+    redis_client.set(queue.keys.lock(job.id), "token")
+    assert "is running" in sandq("why", "render", job.id).stdout
+    redis_client.delete(queue.keys.lock(job.id))
+    told = sandq("why", "render", job.id).stdout
+    assert "is active without a holder" in told
+    assert "Its lock ran out" in told
+    done = sandq("cancel", "render", job.id).stdout
+    assert done == f"cancelled {job.id}: whoever ran it is gone or has lost its lock; it is failed now\n"
+    assert queue.state(job) == "failed"
+
+
+def test_a_cancelled_job_that_waits_for_its_next_run_is_not_said_never_to_have_started(
+    sandq: Sandq, queue: Queue
+) -> None:
+    job = queue.add("page", delay="1h")
+    assert sandq("cancel", "render", job.id).stdout == f"cancelled {job.id}: it was not running and is failed now\n"
+
+
 def test_a_parent_key_that_is_none_is_shown_as_it_is(sandq: Sandq, queue: Queue, redis_client: Redis) -> None:
     job = queue.add("page")
     redis_client.hset(queue.keys.key(job.id), "parentKey", "nonsense")

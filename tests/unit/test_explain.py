@@ -147,6 +147,16 @@ def test_a_running_job_tells_who_runs_it_for_how_long_and_how_far_it_is() -> Non
     assert "No sandq supervisor serves the queue" in explain(job, JobState.ACTIVE, Scene(now_ms=NOW_MS))[1]
 
 
+def test_an_active_job_that_nobody_holds_is_not_said_to_run() -> None:
+    scene = Scene(now_ms=NOW_MS, held=False)
+    told = explain(make(processed_on=NOW_MS - 6_000, attempts_started=2), JobState.ACTIVE, scene)
+    assert told[0] == "Job 7 (page) of queue render is active without a holder after 2 starts."
+    assert "Its lock ran out" in told[1]
+    assert "It began 6.0s ago" in told[1]
+    assert "start one: `sandq supervise render" in told[2]
+    assert told[3].startswith("This was attempt 1 of 1")
+
+
 @pytest.mark.parametrize(
     ("scene", "told"),
     [

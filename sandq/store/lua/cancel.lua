@@ -2,7 +2,8 @@
 -- keys: base slot
 -- args: op id reason
 -- uses: queue reply event finish state cancel
--- replies: was_waiting, was_running, already_done, scheduler (its next run: remove the scheduler instead), missing
+-- replies: was_waiting, was_running, was_abandoned (it ran, and its lock is gone), already_done,
+--          scheduler (its next run: remove the scheduler instead), missing
 
 local stored = replay(slot, op)
 if stored then return stored end
@@ -36,4 +37,4 @@ finish(q, id, facts, {
 if redis.call('LLEN', q.wait) + redis.call('LLEN', q.active) + redis.call('ZCARD', q.prioritized) == 0 then
   emit(q, 'event', 'drained')
 end
-return remember(slot, op, 'was_waiting')
+return remember(slot, op, state.word == 'active' and 'was_abandoned' or 'was_waiting')
