@@ -44,16 +44,24 @@ def explain(job: Job, state: JobState, scene: Scene) -> list[str]:
         lines.append(_run(job, scene))
     elif job.processed_on and job.finished_on and not job.death:
         lines.append(f"Its last run took {show_age(job.finished_on - job.processed_on)}.")
-    if job.death:
-        lines += explain_death(job.death)
-    elif job.failed_reason:
-        lines.append(_reason(job.failed_reason))
+    ended = _ended(job)
+    if ended and state is not JobState.FAILED:  # Redis keeps it for a job that runs or waits again, or has completed
+        ended = ["An earlier run ended like this:", *indented("\n".join(ended))]
+    lines += ended
     if job.deferred_failure:
         lines.append(f"It is condemned: the next worker fails it without running it, because {job.deferred_failure}.")
     lines += map(_failed_child, scene.failed_children)
-    if not job.death and job.stacktrace and job.stacktrace[-1] != job.failed_reason:
-        lines += ["Last traceback:", *indented(job.stacktrace[-1])]
     return [*lines, *_next(job, state, scene)]
+
+
+def _ended(job: Job) -> list[str]:
+    """What is kept of a run that did not complete: its certificate, else what it raised."""
+    if job.death:
+        return explain_death(job.death)
+    lines = [_reason(job.failed_reason)] if job.failed_reason else []
+    if job.stacktrace and job.stacktrace[-1] != job.failed_reason:
+        lines += ["Last traceback:", *indented(job.stacktrace[-1])]
+    return lines
 
 
 def _state_words(state: JobState, scene: Scene) -> str:

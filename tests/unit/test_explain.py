@@ -113,6 +113,27 @@ def test_a_job_that_raised_tells_its_reason_and_only_the_last_traceback() -> Non
     assert "first try" not in told
 
 
+STOPPED = {"death": {"cause": "drain", "wall_s": 12.7, "stack": "File x.py, line 3"}}
+RAISED = {"failed_reason": "ValueError: torn", "stacktrace": ("Traceback of torn",)}
+
+
+@pytest.mark.parametrize(("fields", "evidence"), [(STOPPED, "Its supervisor was stopping"), (RAISED, "Reason: Value")])
+@pytest.mark.parametrize("state", [JobState.ACTIVE, JobState.WAITING, JobState.DELAYED, JobState.COMPLETED])
+def test_what_is_told_of_an_earlier_run_is_set_apart_from_the_run_at_hand(
+    fields: dict[str, Any], evidence: str, state: JobState
+) -> None:
+    told = explain(make(**fields), state, SERVED)
+    begin = told.index("An earlier run ended like this:")
+    assert evidence in told[begin + 1]
+    assert all(line.startswith("    ") for line in told[begin + 1 : -1])
+    assert not [line for line in told[:begin] if evidence in line]
+
+
+@pytest.mark.parametrize("fields", [STOPPED, RAISED])
+def test_what_is_told_of_a_failed_job_is_its_last_run(fields: dict[str, Any]) -> None:
+    assert "earlier run" not in "\n".join(explain(make(**fields), JobState.FAILED, SERVED))
+
+
 def test_a_condemned_job_tells_why_it_will_not_run() -> None:
     job = make(deferred_failure="job stalled more than allowable limit")
     assert "job stalled more than allowable limit" in "\n".join(explain(job, JobState.WAITING, SERVED))
