@@ -33,14 +33,14 @@ class Death(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exit_code: int | None = None
     signal: str | None = None
     peak_rss: int | None = None  # bytes, of the child over its whole life (rusage)
-    cpu_s: float | None = None
-    wall_s: float | None = None
+    wall_s: float | None = None  # of this attempt
     stderr: str = ""  # the last 4 KiB
     stack: str = ""  # Python stack, if one could be taken
     pid: int | None = None
     host: str = ""
     child_age_s: float | None = None
     child_jobs: int | None = None
+    child_cpu_s: float | None = None  # of all its jobs and of loading: nobody measures where one job ends in it
     supervisor: str = ""
     crashes: int = 0  # the counters as they stood, since a terminal settlement clears them
     interruptions: int = 0

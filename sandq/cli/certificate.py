@@ -73,14 +73,19 @@ def _exit(code: int | None) -> str:
 
 
 def _measured(death: Mapping[str, Any]) -> str:
-    parts = []
-    if death.get("wall_s") is not None:
-        parts.append(f"ran {death['wall_s']:.3g}s")
-    if death.get("cpu_s") is not None:
-        parts.append(f"used {death['cpu_s']:.3g}s of CPU")
+    """The time is the run's own. The rest is known of the child as a whole, whatever else it ran."""
+    ran = "" if death.get("wall_s") is None else f"ran {death['wall_s']:.3g}s"
+    of_child = []
+    if death.get("child_cpu_s") is not None:
+        of_child.append(f"{death['child_cpu_s']:.3g}s of CPU")
     if death.get("peak_rss"):
-        parts.append(f"peak memory {show_size(death['peak_rss'])}")
-    return ", ".join(parts)
+        of_child.append(f"peak memory {show_size(death['peak_rss'])}")
+    if not of_child:
+        return ran
+    jobs = death.get("child_jobs")
+    what = "all of its jobs" if jobs is None else "this job" if jobs <= 1 else f"all of its {jobs} jobs"
+    used = f"its process, with {what} and loading: {', '.join(of_child)}"
+    return f"{ran}; {used}" if ran else used
 
 
 def _child(death: Mapping[str, Any]) -> str:

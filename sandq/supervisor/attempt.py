@@ -214,7 +214,6 @@ class Attempt:
         return Death(
             cause=Cause.EXIT,
             peak_rss=exit_.peak_rss if exit_ else None,
-            cpu_s=exit_.cpu_s if exit_ else None,
             wall_s=round(now - self.started_at, 4),
             stderr=stderr.strip(),
             stack=stack.strip(),
@@ -222,6 +221,7 @@ class Attempt:
             host=HOST,
             child_age_s=round(now - self.child.started_at, 4),
             child_jobs=self.child.jobs,
+            child_cpu_s=exit_.cpu_s if exit_ else None,
             supervisor=self.supervisor,
             crashes=self.job.crashes,
             interruptions=self.job.interruptions,

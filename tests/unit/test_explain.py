@@ -55,7 +55,7 @@ def test_a_certificate_is_read_with_its_evidence() -> None:
         "cause": "signal",
         "signal": "SIGSEGV",
         "wall_s": 1.25,
-        "cpu_s": 1.0,
+        "child_cpu_s": 1.0,
         "peak_rss": 64 << 20,
         "pid": 4242,
         "host": "box",
@@ -65,10 +65,23 @@ def test_a_certificate_is_read_with_its_evidence() -> None:
         "stack": "File x.py, line 3\n",
     }
     told = "\n".join(explain_death(death))
-    assert "ran 1.25s, used 1s of CPU, peak memory 64MiB" in told
+    expected = "Measured: ran 1.25s; its process, with all of its 3 jobs and loading: 1s of CPU, peak memory 64MiB."
+    assert expected in told
     assert "process 4242 on box, 30s old, job number 3 of that process" in told
     assert "    Fatal Python error" in told
     assert "    File x.py, line 3" in told
+
+
+@pytest.mark.parametrize(
+    ("death", "expected"),
+    [
+        ({"wall_s": 1.0}, "Measured: ran 1s."),
+        ({"child_cpu_s": 2.0, "child_jobs": 1}, "Measured: its process, with this job and loading: 2s of CPU."),
+        ({"child_cpu_s": 2.0}, "Measured: its process, with all of its jobs and loading: 2s of CPU."),
+    ],
+)
+def test_what_is_known_of_the_child_is_not_told_as_if_it_were_of_the_run(death: dict[str, Any], expected: str) -> None:
+    assert expected in explain_death(death)
 
 
 @pytest.mark.parametrize(
