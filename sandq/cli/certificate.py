@@ -46,7 +46,8 @@ def _cause(death: Mapping[str, Any]) -> str:
         "signal": f"Its process was ended by {_signal(death.get('signal'))}.",
         "oom-kernel": f"The kernel killed its process because memory ran out{peak}. "
         "Give the host or container more, lower --concurrency, or set --memory so that sandq stops it first.",
-        "oom-limit": f"sandq killed it because it used more memory than its limit{peak}. Raise --memory, or use less.",
+        "oom-limit": f"sandq killed it because it used more memory than its limit{also or peak}. "
+        "Raise its limit (`memory` of the job or in the file, --memory), or use less.",
         "timeout-soft": f"It ran longer than its time limit and stopped when it was asked to{also}.",
         "timeout-hard": f"It ran longer than its time limit, did not stop when asked, and was killed{also}.",
         "cancelled": f"Somebody cancelled it while it ran{also}.",

@@ -14,6 +14,7 @@ from sandq.cli.main import EXIT_CODES, FORCED, OK
 from sandq.cli.supervise import supervise
 from sandq.config import Limits, QueueSettings, SupervisorSettings, usable_cores
 from sandq.settings import FILE_NAME, read_settings
+from sandq.supervisor.memory import POLL_S
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 # Defaults that no file could spell, and what they are in the code.
@@ -27,6 +28,9 @@ IN_WORDS: dict[str, Any] = {
     "7 days; all where BullMQ made the queue": None,
     "those in [security.md](security.md)": None,
 }
+
+
+SECURITY = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
@@ -51,6 +55,10 @@ def field(name: str, settings: SupervisorSettings | QueueSettings) -> str:
     """The field that a setting fills: its own name, or the same with its unit."""
     names = {field.name for field in dataclasses.fields(settings)}
     return next(one for one in (name, f"{name}_s", "lease" if name == "lock" else "") if one in names)
+
+
+def test_how_often_memory_is_looked_at_is_said() -> None:
+    assert f"`memory` is looked at every {1000 * POLL_S:.0f} ms" in SECURITY
 
 
 def test_every_setting_is_named_once_and_no_other() -> None:

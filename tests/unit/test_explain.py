@@ -34,6 +34,10 @@ def make(**fields: Any) -> Job:
         ({"cause": "signal", "signal": "SIGUSR2"}, "ended by SIGUSR2"),
         ({"cause": "oom-kernel", "peak_rss": 3 << 30}, "memory ran out at a peak of 3GiB"),
         ({"cause": "oom-limit", "peak_rss": 1 << 20}, "more memory than its limit at a peak of 1MiB"),
+        (
+            {"cause": "oom-limit", "detail": "used 9MiB of memory, 4MiB were allowed"},
+            "its limit (used 9MiB of memory, 4M",
+        ),
         ({"cause": "timeout-soft", "detail": "limit 5s"}, "stopped when it was asked to (limit 5s)"),
         ({"cause": "timeout-hard"}, "did not stop when asked, and was killed"),
         ({"cause": "cancelled"}, "Somebody cancelled it"),
