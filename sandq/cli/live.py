@@ -20,6 +20,7 @@ from sandq.supervisor.facts import ChildDied, ChildReady, Fact, Output, Progress
 REDRAW_EVERY_S = 0.25
 HAPPENINGS = 8
 RUNNING = 16  # more jobs than this are counted, not listed
+COLUMNS = ("active", "ready", "starting", "completed", "failed", "retried", "crashed")  # of a queue
 _BAR = 20
 
 
@@ -63,16 +64,15 @@ def _heartbeat(stats: Mapping[str, Any]) -> Text:
 
 
 def _queues(queues: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns = ("active", "ready", "starting", "completed", "failed", "retried", "crashed")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("queue")
-    for column in columns:
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     table.add_column("processor")
     for name, queue in queues.items():
         broken = queue.get("broken")
         state = Text(printable(f"broken: {broken}"), style="red") if broken else Text("ok")
-        table.add_row(Text(name), *(str(queue.get(column, 0)) for column in columns), state)
+        table.add_row(Text(name), *(str(queue.get(column, 0)) for column in COLUMNS), state)
     return table
 
 

@@ -21,9 +21,11 @@ class Tally:
         self._ended: Counter[tuple[str, str]] = Counter()
 
     def hear(self, fact: Fact) -> None:
-        """Take note of a settlement."""
+        """Take note of a settlement: of where the job went, and of a crash beside that."""
         if isinstance(fact, Settled):
-            self._ended[fact.queue, fact.to if fact.outcome != "Crashed" else "crashed"] += 1
+            self._ended[fact.queue, fact.to] += 1
+            if fact.outcome == "Crashed":
+                self._ended[fact.queue, "crashed"] += 1
 
     def show(self, queue: str, lane: Lane, settings: QueueSettings) -> dict[str, Any]:
         """One queue, at this moment; may be asked from any thread."""
