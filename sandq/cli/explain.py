@@ -37,6 +37,14 @@ class Scene:
     failed_children: Sequence[FailedChild] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """The process that runs a job, and what its supervisor is called."""
+
+    pid: int
+    called: str
+
+
 def explain(job: Job, state: JobState, scene: Scene) -> list[str]:
     """Say what became of the job, on what evidence, and what happens next; one line each."""
     lines = [f"Job {job.id} ({job.name}) of queue {job.queue} is {_state_words(state, scene)}{_history(job)}."]
@@ -84,16 +92,23 @@ def _run(job: Job, scene: Scene) -> str:
         return f"Its lock ran out: whoever ran it is gone, or has lost it.{began} The next stalled check puts it back."
     ran = f"It has run for {show_age(scene.now_ms - job.processed_on)}" if job.processed_on else "It runs"
     progress = "" if job.progress_json is None else f"; its progress is {job.progress_json.decode('utf-8', 'replace')}"
-    for supervisor in scene.supervisors:
-        for run in supervisor.get("queues", {}).get(job.queue, {}).get("running", ()):
-            if run.get("id") == job.id:
-                return f"{ran} as process {run.get('pid')} of supervisor {_called(supervisor)}{progress}."
+    if runner := find_runner(job, scene.supervisors):
+        return f"{ran} as process {runner.pid} of supervisor {runner.called}{progress}."
     if scene.supervisors:
         return f"{ran}{progress}; no supervisor has told of it yet, they do so every few seconds."
     return (
         f"{ran}{progress}. No sandq supervisor serves the queue: either another worker runs it, or its own is gone, "
         "and the next supervisor puts it back."
     )
+
+
+def find_runner(job: Job, supervisors: Sequence[Mapping[str, Any]]) -> Runner | None:
+    """Who runs the job, if a supervisor has told of it."""
+    for supervisor in supervisors:
+        for run in supervisor.get("queues", {}).get(job.queue, {}).get("running", ()):
+            if run.get("id") == job.id and run.get("pid"):  # without one it has not begun
+                return Runner(pid=run["pid"], called=_called(supervisor))
+    return None
 
 
 def _called(supervisor: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sandq.cli.explain import Scene, crashes_of, explain, show_age
+from sandq.cli.explain import Scene, crashes_of, explain, find_runner, show_age
 from sandq.cli.options import debug_option, json_option, store_options
 from sandq.cli.show import (
     job_value,
@@ -122,18 +122,20 @@ def jobs(*, queue: str, state: str, limit: int, redis: str | None, prefix: str |
     if as_json:
         print_json([job_value(job, wanted) for job in found])
     elif found:
-        rows = [_row(job) for job in found]
-        print_table(["id", "name", "added", "attempts", "crashes", "took", "note"], rows, numbers=(4, 5))
+        runs = wanted is JobState.ACTIVE
+        rows = [_row(job, show_time(job.processed_on) if runs else show_took(job)) for job in found]
+        headers = ["id", "name", "added", "attempts", "crashes", "since" if runs else "took", "note"]
+        print_table(headers, rows, numbers=(4,) if runs else (4, 5))
     elif known:
         click.echo(f"sandq: no {state} job in {queue}", err=True)
 
 
-def _row(job: Job) -> list[object]:
+def _row(job: Job, run: str | None) -> list[object]:
     reason = (job.failed_reason or "").partition("\n")[0]
     note = reason if len(reason) <= 80 else reason[:77] + "..."
     if not note and job.progress_json and not job.finished_on:
         note = f"progress {job.progress_json.decode('utf-8', 'replace')[:60]}"
-    return [job.id, job.name, show_time(job.timestamp), _attempts(job), crashes_of(job), show_took(job), note]
+    return [job.id, job.name, show_time(job.timestamp), _attempts(job), crashes_of(job), run, note]
 
 
 def _attempts(job: Job) -> str:
@@ -157,11 +159,15 @@ def job(*, queue: str, id_: str, logs: bool, depth: int, redis: str | None, pref
         found, state = opened.job(id_), opened.state(id_)
         lines = opened.logs(id_) if logs else None
         tree, parent = opened.tree(id_, depth=depth), _parent(store, found)
+        runner = find_runner(found, opened.supervisors()) if state is JobState.ACTIVE else None
     if as_json:
         family = {"parent": parent, "children": tree_value(tree)["children"], "hidden": tree.hidden}
-        print_json(job_value(found, state) | family | ({"logs": lines} if lines is not None else {}))
+        running = {"running": runner and {"pid": runner.pid, "supervisor": runner.called}}
+        print_json(job_value(found, state) | running | family | ({"logs": lines} if lines is not None else {}))
         return
     print_job(found, state)
+    if runner is not None:
+        click.echo(f"running  process {runner.pid} of supervisor {printable(runner.called)}")
     if parent is not None:
         click.echo(f"parent  {printable(' '.join(str(part) for part in parent.values()))}")
     print_children(tree)

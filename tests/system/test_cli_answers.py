@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from test_cli import Sandq, assert_refused, said
 from sandq import Flow, FlowJob
 from sandq.cli.show import parsed, print_json, show_time
 from sandq.queue import Queue
+from sandq.store import work
+from sandq.store.executors import SyncExecutor
 from sandq.testing.inline import InlineWorker
 
 FAR_MS = 10**17
@@ -60,6 +63,24 @@ def test_a_job_whose_holder_vanished_is_not_said_to_run_nor_never_to_have_starte
     done = sandq("cancel", "render", job.id).stdout
     assert done == f"cancelled {job.id}: whoever ran it is gone or has lost its lock; it is failed now\n"
     assert queue.state(job) == "failed"
+
+
+def test_a_running_job_is_shown_since_when_and_where_it_runs(
+    sandq: Sandq, queue: Queue, redis_url: str, redis_client: Redis
+) -> None:
+    job = queue.add("page")
+    redis_client.lmove(queue.keys.key("wait"), queue.keys.key("active"))
+    redis_client.hset(queue.keys.key(job.id), "processedOn", 1_700_000_000_000)
+    headers, row = (line.split("  ") for line in sandq("jobs", "render", "--state", "active").stdout.splitlines())
+    assert "SINCE" in [header.strip() for header in headers]
+    assert show_time(1_700_000_000_000) in row
+    assert said(sandq("job", "render", job.id, "--json"))["running"] is None
+    info = {"id": "s1", "name": "box-7", "host": "vm", "queues": {"render": {"running": [{"id": job.id, "pid": 42}]}}}
+    with closing(SyncExecutor(redis_url)) as executor:
+        executor.run(work.register(queue.keys, "s1", json.dumps(info).encode(), 60_000))
+    assert "running  process 42 of supervisor box-7 on vm" in sandq("job", "render", job.id).stdout.splitlines()
+    shown = said(sandq("job", "render", job.id, "--json"))
+    assert shown["running"] == {"pid": 42, "supervisor": "box-7 on vm"}
 
 
 def test_a_cancelled_job_that_waits_for_its_next_run_is_not_said_never_to_have_started(
