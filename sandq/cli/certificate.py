@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from sandq.units import show_size
@@ -18,6 +20,8 @@ _SIGNALS = {
     "SIGXCPU": "its CPU time limit (RLIMIT_CPU)",
     "SIGSYS": "a system call that a sandbox forbids",
 }
+# A frame of the child's own, in a dump of faulthandler.
+_OURS = re.compile(r'  File "(?:.*/sandq/child/\w+\.py|<frozen runpy>)", line \d+ in ')
 
 
 def explain_death(death: Mapping[str, Any]) -> list[str]:
@@ -31,7 +35,7 @@ def explain_death(death: Mapping[str, Any]) -> list[str]:
         lines.append(child)
     stack, stderr = death.get("stack", "").strip(), death.get("stderr", "")
     if stack and stack not in stderr:
-        lines += ["Python stack at its end:", *indented(stack)]
+        lines += ["Python stack at its end:", *indented(_to_the_handler(stack))]
     if stderr:
         lines += ["Last lines on stderr:", *indented(stderr)]
     return lines
@@ -97,6 +101,16 @@ def _child(death: Mapping[str, Any]) -> str:
     jobs = death.get("child_jobs")
     first = "" if jobs is None else ", its first job" if jobs <= 1 else f", job number {jobs} of that process"
     return f"It was process {death['pid']}{where}{age}{first}."
+
+
+def _to_the_handler(stack: str) -> str:
+    """A stack dump without what stands below the handler in each thread: how sandq called it, the same each time."""
+    lines: list[str] = []
+    for are_frames, group in groupby(stack.splitlines(), key=lambda line: line.startswith("  File ")):
+        part = list(group)
+        users = [place for place, line in enumerate(part) if not _OURS.match(line)]
+        lines += part[: users[-1] + 1] if are_frames and users else part  # where all is ours, that is what there is
+    return "\n".join(lines)
 
 
 def indented(text: str) -> list[str]:

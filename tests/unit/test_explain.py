@@ -225,6 +225,41 @@ def test_a_stack_that_a_fatal_error_left_on_stderr_is_told_once() -> None:
     assert "\n".join(told).count("File x.py") == 1
 
 
+DUMP = """Fatal Python error: Segmentation fault
+
+Thread 0x00007f1 (most recent call first):
+  File "/lib/python3.11/threading.py", line 1 in wait
+
+Current thread 0x00007f2 (most recent call first):
+  File "/lib/python3.11/ctypes.py", line 519 in string_at
+  File "/app/jobs.py", line 3 in process
+  File "/site-packages/sandq/child/loop.py", line 180 in _call
+  File "/site-packages/sandq/child/__main__.py", line 30 in <module>
+  File "<frozen runpy>", line 88 in _run_code
+
+Extension modules: numpy"""
+OURS = """Current thread 0x00007f2 (most recent call first):
+  File "/site-packages/sandq/child/loop.py", line 180 in _flush
+  File "<frozen runpy>", line 88 in _run_code"""
+TRACEBACK = """Traceback (most recent call last):
+  File "/site-packages/sandq/child/loop.py", line 180, in _call
+    result = function(*args)
+  File "/app/jobs.py", line 3, in process
+    sleep(9)"""
+
+
+@pytest.mark.parametrize(
+    ("stack", "expected"),
+    [(DUMP, [*DUMP.splitlines()[:8], "", "Extension modules: numpy"]), (OURS, OURS.splitlines()), (TRACEBACK, None)],
+)
+def test_a_stack_is_told_down_to_the_handler_and_whole_where_there_is_none(
+    stack: str, expected: list[str] | None
+) -> None:
+    told = explain_death({"cause": "signal", "stack": stack})
+    shown = told[told.index("Python stack at its end:") + 1 :]
+    assert [line[4:] for line in shown] == (expected or stack.splitlines())
+
+
 @pytest.mark.parametrize(
     ("kind", "reason", "told"),
     [
