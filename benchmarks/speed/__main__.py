@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed ROW`: measure, print, keep; `targets` and `report` read what was kept."""
+"""`python -m benchmarks.speed ROW`: measure, print tables, keep JSON; `targets` and `report` read what was kept."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from benchmarks.speed import chart as charts
-from benchmarks.speed.bench import Options
+from benchmarks.speed.bench import LEAST_WAITING, Options
+from benchmarks.speed.missing import is_complete, missing
 from benchmarks.speed.page import page
 from benchmarks.speed.report import Report
 from benchmarks.speed.roster import SYSTEMS
@@ -33,7 +35,14 @@ DEFAULT = "default"
 
 Names = list[str] | None
 
-read_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=FILE)
+STANDARD = Path("-")  # output for --json, input for `targets` and `report`
+
+# exit codes of `targets`, beside 0: every must was measured as asked for, and holds
+BROKEN, INCOMPLETE = 1, 2
+
+read_file = click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), default=FILE
+)  # fmt: skip
 
 
 def _names(known: list[str]) -> Callable[..., list[str] | None]:
@@ -48,14 +57,19 @@ def _names(known: list[str]) -> Callable[..., list[str] | None]:
     return parse
 
 
-def _numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(number) for number in value.split(","))
-    except ValueError:
-        numbers = (0,)
-    if min(numbers) < 1:
-        raise click.BadParameter(f"{value!r} is not a list of whole numbers from 1, such as {param.default}")
-    return numbers
+def _numbers(least: int, example: str) -> Callable[..., tuple[int, ...] | None]:
+    def parse(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+        if value is None:
+            return None
+        try:
+            numbers = tuple(int(number) for number in value.split(","))
+        except ValueError:
+            numbers = (0,)
+        if min(numbers) < least:
+            raise click.BadParameter(f"{value!r} is not a list of whole numbers from {least}, such as {example}")
+        return numbers
+
+    return parse
 
 
 def _locks(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[float | None, ...]:
@@ -72,18 +86,31 @@ def main() -> None:
 
 def _measuring(command: Callable[..., None]) -> Callable[..., None]:
     """The options of everything that measures."""
-    file = click.Path(dir_okay=False, path_type=Path)
+    file = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+    whole = Options()
+    sizes = ",".join(map(str, whole.sizes))
     options = (
         click.option("--systems", metavar="A,B", callback=_names(list(SYSTEMS)), help="Or `all` (default: targets')."),
         click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds."),
-        click.option("--scale", type=click.FloatRange(min=0.001), default=1.0, help="Of all numbers of jobs."),
-        click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True, help="Of latency."),
-        click.option("--cpu-ms", default="1,10", callback=_numbers, help="Of throughput's jobs that compute."),
+        click.option(
+            "--scale", type=click.FloatRange(min=0.001), default=1.0, help="Of all numbers of jobs that are not given."
+        ),
+        click.option("--samples", type=click.IntRange(min=1), help=f"Of latency (default: {whole.samples} x scale)."),
+        click.option("--cpu-ms", default="1,10", callback=_numbers(1, "1,10"), help="Of jobs that compute."),
         click.option("--locks", default=f"2s,{DEFAULT}", callback=_locks, help="Of recovery's workers."),
-        click.option("--sizes", default="1000,10000,100000,1000000", callback=_numbers, help="Of the backlog."),
+        click.option(
+            "--sizes", callback=_numbers(LEAST_WAITING, sizes), help=f"Of the backlog (default: {sizes}, x scale)."
+        ),
         click.option("--quiet-s", type=float, default=20.0, help="Wait so long for a quiet machine before each cell."),
         click.option("--server", type=click.Path(exists=True, path_type=Path), help="Server (default: redis-server)."),
-        click.option("--json", "file", type=file, default=FILE, show_default=True, help="Keep what was found here."),
+        click.option(
+            "--json",
+            "file",
+            type=file,
+            default=FILE,
+            show_default=True,
+            help="Keep all here; - prints it instead of tables.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -92,18 +119,25 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
 
 def _measure(rows: list[str], systems: Names, server: Path | None, file: Path, given: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that workers and server end as well
-    report = run(rows, systems, Options(**given), server, lambda line: click.echo(line, err=True))
+    report = run(rows, systems, Options.asked(**given), server, lambda line: click.echo(line, err=True))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report.to_dict()) + "\n", encoding="utf-8")
-    click.echo(json.dumps({"machine": report.machine, "settings": report.settings}, indent=1))
-    for row in rows:
-        click.echo(f"\n{row}: {ROWS[row].about}\n")
-        click.echo("\n\n".join(row_tables(report, row)))
-    click.echo(f"\n{len(report.samples)} cells, the machine was not quiet before {report.restless}; kept in {file}")
-    for note in report.notes:
-        click.echo(f"not measured: {note}")
+    with click.open_file(str(file), "w", encoding="utf-8") as kept:
+        kept.write(json.dumps(report.to_dict()) + "\n")
+    _show(report, rows, file)
     if not report.samples or all(sample.note for sample in report.samples):
         raise SystemExit(1)
+
+
+def _show(report: Report, rows: list[str], file: Path) -> None:
+    """The tables; on standard error where the JSON takes standard output."""
+    say = partial(click.echo, err=file == STANDARD)
+    for row in rows:
+        say(f"\n{row}: {ROWS[row].about}\n")
+        say("\n\n".join(row_tables(report, row)))
+    say(f"\n{len(report.samples)} cells, the machine was not quiet before {report.restless}", nl=False)
+    say("" if file == STANDARD else f"; kept in {file}")
+    for note in report.notes:
+        say(f"not measured: {note}")
 
 
 def _row_command(name: str) -> click.Command:
@@ -130,10 +164,15 @@ def all_rows(*, rows: Names, systems: Names, server: Path | None, file: Path, **
 @read_file
 @click.pass_context
 def targets(ctx: click.Context, file: Path) -> None:
-    """Hold one run against the targets; exit 1 if a must that was measured does not hold."""
-    found = all_targets(_read(file))
+    """Hold one run against the targets; exit 1 if a must is broken, 2 if the run lacks something to say so."""
+    run = _read(file)
+    found = all_targets(run)
     click.echo(target_table(found))
-    ctx.exit(1 if any(target.is_broken for target in found) else 0)
+    if lacks := missing(run, found):
+        click.echo("\n" + "\n".join(lacks))
+    if any(target.is_broken for target in found):
+        ctx.exit(BROKEN)
+    ctx.exit(0 if is_complete(run, found) else INCOMPLETE)
 
 
 @main.command()
@@ -175,7 +214,8 @@ def install_peers(peers: tuple[str, ...]) -> None:
 
 
 def _read(file: Path) -> Report:
-    return Report.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    with click.open_file(str(file), encoding="utf-8") as kept:
+        return Report.from_dict(json.loads(kept.read()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ WARM_JOBS = 40  # all handlers of any system see some of them
 WARM_LIMIT_S = 60.0
 IDLE_LIMIT_S = 5.0
 ADD_LIMIT_S = 600.0
+LEAST_JOBS = 10
+LEAST_WAITING = 200  # a round of the backlog claims half of them: no claim may find the queue empty
 
 Values = dict[str, Any]
 
@@ -36,14 +38,23 @@ class Options:
     """What a run is asked for, beside its rows and systems."""
 
     repeat: int = 5
-    scale: float = 1.0  # of all numbers of jobs
+    scale: float = 1.0  # of all numbers of jobs; `asked` applies it to samples and sizes
     quiet_s: float = 20.0  # how long to wait for a quiet machine before each cell
     samples: int = 2000  # of latency, in all rounds together
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)  # of the backlog
     cpu_ms: tuple[int, ...] = (1, 10)  # of computing, in throughput
     locks: tuple[float | None, ...] = (2.0, None)  # of the recovery row; None is the default
 
-    def scaled(self, jobs: int, least: int = 10) -> int:
+    @classmethod
+    def asked(
+        cls, *, scale: float = 1.0, samples: int | None = None, sizes: tuple[int, ...] | None = None, **others: Any
+    ) -> Options:
+        """Samples and sizes that are given count as they stand; those that are not are the defaults, by the scale."""
+        whole = cls(scale=scale, **others)
+        fewer = dict.fromkeys(whole.scaled(size, LEAST_WAITING) for size in whole.sizes)  # the smallest may be alike
+        return replace(whole, samples=samples or whole.scaled(whole.samples), sizes=sizes or tuple(fewer))
+
+    def scaled(self, jobs: int, least: int = LEAST_JOBS) -> int:
         """So many jobs, by the scale."""
         return max(least, int(jobs * self.scale))
 

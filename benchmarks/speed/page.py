@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.speed.missing import missing
 from benchmarks.speed.report import Report
 from benchmarks.speed.table import markdown, row_tables, target_table
-from benchmarks.speed.targets import targets
+from benchmarks.speed.targets import Target, targets
 
 HEAD = """# Benchmarks
 
@@ -31,7 +32,7 @@ TITLES = {
 
 def page(report: Report, path: Path, charts: Sequence[Path]) -> str:
     """The whole page; `charts` are linked from where it will stand."""
-    parts = [HEAD, *_machine(report), "## Targets", _targets(report)]
+    parts = [HEAD, *_machine(report), *_targets(report)]
     for row in report.settings["rows"]:
         parts += _row(report, row, path, charts)
     return "\n\n".join(parts) + "\n"
@@ -64,8 +65,24 @@ def _server(text: str) -> str:
     return text.partition(" ")[2]
 
 
-def _targets(report: Report) -> str:
-    return target_table(targets(report))
+def _targets(report: Report) -> Iterator[str]:
+    found = targets(report)
+    yield "## Targets"
+    yield _held(found)
+    yield target_table(found)
+    if lacks := missing(report, found):
+        yield "\n".join(["This run is not all that the targets ask for:", "", *(f"- {lack}" for lack in lacks)])
+
+
+def _held(found: Sequence[Target]) -> str:
+    """How many, and where the reasons stand: a page of figures cannot give them, and should not seem to hide them."""
+    musts = [each for each in found if each.must is not None and each.measured is not None]
+    broken = sum(each.is_broken for each in musts)
+    held = f"all {len(musts)} are held" if not broken else f"**{broken} of {len(musts)} are not held**"
+    return (
+        f"Of the musts that this run measured, {held}. [Where the time goes](speed.md) says why targets are missed and "
+        "what was done about it; figures there may be of an earlier or a later day's code than this run's."
+    )
 
 
 def _row(report: Report, row: str, path: Path, charts: Sequence[Path]) -> Iterator[str]:

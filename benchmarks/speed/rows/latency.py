@@ -24,7 +24,7 @@ class Latency:
 
     def cases(self, bench: Bench, systems: Sequence[System]) -> list[Case]:
         """All rounds together have as many samples as were asked for."""
-        share = bench.options.scaled(-(-bench.options.samples // bench.options.repeat))
+        share = -(-bench.options.samples // bench.options.repeat)
         subjects = {system.name: partial(_run, system=system, jobs=share) for system in systems}
         return [Case(name="idle worker", subjects=subjects)]
 
