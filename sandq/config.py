@@ -172,6 +172,11 @@ class QueueSettings:
             raise ConfigError("isolation and wrap need start = exec: what a template has, its children share")
 
     @property
+    def ladder_s(self) -> float:
+        """From the first soft step of stopping a job to its SIGKILL."""
+        return self.soft_stop_s + self.term_stop_s
+
+    @property
     def limits(self) -> Limits | None:
         """The kernel limits that hold; None at level 0."""
         return (self.rlimits or Limits()) if self.isolation else None

@@ -96,8 +96,17 @@ def describe(fact: Fact) -> str:  # noqa: PLR0912  # one case per fact
 def _stopping(fact: Stopping) -> str:
     if not fact.running:
         return "stopping: no job is running"
-    jobs = f"{fact.running} {'job' if fact.running == 1 else 'jobs'} running"
-    return f"stopping: {jobs}, waiting up to {show_duration(fact.limit_s)}; Ctrl-C again to stop now"
+    jobs, they_are = ("1 job", "it is") if fact.running == 1 else (f"{fact.running} jobs", "they are")
+    lengths = set(fact.run_on_s.values())
+    if lengths == {0.0}:
+        until = f"{they_are} stopped at once"
+    else:
+        by_queue = (f"{show_duration(run_on_s)} ({queue})" for queue, run_on_s in fact.run_on_s.items())
+        how_long = show_duration(lengths.pop()) if len(lengths) == 1 else ", ".join(by_queue)
+        until = f"may run on for {how_long}, then {they_are} stopped"
+    return (
+        f"stopping: {jobs} running; {until}; all ended within {show_duration(fact.limit_s)}; Ctrl-C again to stop now"
+    )
 
 
 def _settled(fact: Settled) -> str:

@@ -37,7 +37,11 @@ from sandq.units import show_duration
 @click.option("--memory", metavar="SIZE", help="Kill a job whose processes use more than this.")
 @click.option("--max-crashes", type=click.IntRange(min=0), help="Crashes that a job may survive (default 2).")
 @click.option("--max-stalled-count", type=click.IntRange(min=0), help="Stalls that a job may survive (default 1).")
-@click.option("--drain-timeout", metavar="DURATION", help="On SIGTERM, let jobs finish for this long (default 25s).")
+@click.option(
+    "--drain-timeout",
+    metavar="DURATION",
+    help="On SIGTERM, end within this long (default 25s); its last soft_stop + term_stop (10s) are for stopping jobs.",
+)
 @click.option("--recycle-after", type=click.IntRange(min=1), help="Replace a child after this many jobs.")
 @click.option("--name", help="What this supervisor is called in `sandq status`.")
 @click.option("--burst", is_flag=True, help="Exit when nothing is left to do; 0 also if jobs failed.")
@@ -94,6 +98,8 @@ def _decided(settings: Settings, url: str) -> Iterator[str]:
     for name, queue in settings.queues.items():
         keeps = retention(queue, is_foreign=foreign[name])
         yield f"queue {name}: {queue.processor}, concurrency {queue.concurrency}, {keeps}"
+        if warning := hasty(queue, supervisor.drain_timeout_s):
+            yield f"queue {name}: {warning}"
 
 
 def _foreign(settings: Settings, url: str) -> Mapping[str, bool]:
@@ -118,6 +124,17 @@ def retention(queue: QueueSettings, *, is_foreign: bool) -> str:
     rest = Keep() if is_foreign else None
     completed, failed = queue.keep_completed or rest, queue.keep_failed or rest
     return f"keeps completed jobs: {_keep(completed, '24h, at most 1000')}, failed ones: {_keep(failed, '7d')}"
+
+
+def hasty(queue: QueueSettings, drain_timeout_s: float) -> str:
+    """What to say if running jobs are stopped as soon as the supervisor is; nothing if they may run on."""
+    if drain_timeout_s > queue.ladder_s:
+        return ""
+    ladder, soft, term = map(show_duration, (queue.ladder_s, queue.soft_stop_s, queue.term_stop_s))
+    return (
+        f"on SIGTERM its running jobs are stopped at once: soft_stop {soft} and term_stop {term} take all of "
+        f"drain_timeout {show_duration(drain_timeout_s)}; make it more than {ladder}, or make those shorter"
+    )
 
 
 def _keep(keep: Keep | None, default: str) -> str:

@@ -92,9 +92,10 @@ class LauncherDied(Struct, frozen=True, kw_only=True):
 
 
 class Stopping(Struct, frozen=True, kw_only=True):
-    """The supervisor was told to stop, claims nothing more, and lets running jobs end within `limit_s`."""
+    """The supervisor was told to stop and claims nothing more; what still runs after `limit_s` is killed."""
 
     running: int
+    run_on_s: dict[str, float]  # of each queue with running jobs: how long until those are asked, then made, to end
     limit_s: float
 
 

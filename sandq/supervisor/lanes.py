@@ -37,7 +37,7 @@ class Lanes:
     def add(self, queue: str, lane: Lane, settings: QueueSettings) -> None:
         """Serve one more queue; its children begin to load."""
         self._lanes[queue] = lane
-        self._ladder_s[queue] = settings.soft_stop_s + settings.term_stop_s
+        self._ladder_s[queue] = settings.ladder_s
         lane.pool.refill()
 
     async def load(self) -> None:
@@ -73,22 +73,21 @@ class Lanes:
         deadline = boottime() + limit_s
         for lane in self:
             lane.stop_claiming()
-        await self._ended(deadline, patient=True)
-        for run in self.running:
-            run.stop(DRAINING)
-        await self._ended(deadline, patient=False)
+        await asyncio.gather(*(self._wind_down(queue, lane, deadline) for queue, lane in self._lanes.items()))
         for run in self.running:
             run.kill(DRAINING)
-        await self._ended(boottime() + settle_s, patient=False)
+        await asyncio.gather(*(lane.ended(settle_s) for lane in self))
 
-    async def _ended(self, deadline: float, *, patient: bool) -> None:
-        """Until all jobs are settled or the deadline, minus, for the patient, what the ladder itself needs."""
+    def run_on_s(self, limit_s: float) -> dict[str, float]:
+        """Of each queue with running jobs: how long `drain` lets them run on, what the ladder leaves of `limit_s`."""
+        return {queue: max(0.0, limit_s - self._ladder_s[queue]) for queue, lane in self._lanes.items() if lane.running}
 
-        async def one(queue: str, lane: Lane) -> None:
-            ladder_s = self._ladder_s[queue] if patient else 0.0
-            await lane.ended(deadline - ladder_s - boottime())
-
-        await asyncio.gather(*(one(queue, lane) for queue, lane in self._lanes.items()))
+    async def _wind_down(self, queue: str, lane: Lane, deadline: float) -> None:
+        """Each queue begins its own ladder in time to reach its end by the deadline; none waits for another's jobs."""
+        await lane.ended(deadline - self._ladder_s[queue] - boottime())
+        for run in list(lane.running.values()):
+            run.stop(DRAINING)
+        await lane.ended(deadline - boottime())
 
     def kill(self) -> None:
         """End at once what runs."""

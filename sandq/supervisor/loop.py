@@ -153,7 +153,8 @@ class Supervisor:
         """Begin to drain; a second call kills what still runs. Its jobs go back unspent either way."""
         self._stops += 1
         if self._stops == 1 and self._serving:
-            self._publish(Stopping(running=len(self._lanes.running), limit_s=self._settings.drain_timeout_s))
+            running, limit_s = len(self._lanes.running), self._settings.drain_timeout_s
+            self._publish(Stopping(running=running, run_on_s=self._lanes.run_on_s(limit_s), limit_s=limit_s))
         if self._stopping is not None:
             self._stopping.set()
         if self._stops > 1:

@@ -162,7 +162,8 @@ def test_sigterm_lets_a_running_job_finish_and_exits_0(sandq: Any, start: Any, q
     assert "This is attempt 1 of 1, its last" in told
     assert "its progress is 1" in told
     serving.send_signal(signal.SIGTERM)
-    assert next(facts(serving.stderr, "Stopping"))["running"] == 1
+    stopping = next(facts(serving.stderr, "Stopping"))
+    assert (stopping["running"], stopping["run_on_s"], stopping["limit_s"]) == (1, {"render": 15.0}, 25.0)
     until.touch()
     assert serving.wait(LIMIT_S) == 0
     assert queue.result(job, timeout=1) == "seen"
@@ -200,6 +201,13 @@ def test_a_refused_start_is_one_line_and_touches_no_job(
     assert told in last
     assert "Traceback" not in done.stderr
     assert queue.state(job.id) == "waiting"
+
+
+def test_a_drain_timeout_that_leaves_jobs_no_time_is_said_at_the_start(sandq: Any) -> None:
+    done = sandq("supervise", "render=jobs.py", "--burst", "--drain-timeout", "8s", "--log-format", "json")
+    assert done.returncode == 0
+    announced = [fact["text"] for fact in facts(done.stderr.splitlines(), "Starting")]
+    assert any("running jobs are stopped at once" in text and "drain_timeout 8s" in text for text in announced)
 
 
 def test_an_evicting_redis_is_refused_with_the_fix(sandq: Any, make_server: Any) -> None:

@@ -15,7 +15,7 @@ from sandq.clock import boottime
 from sandq.config import Lease
 from sandq.job import Job, JobState
 from sandq.queue import Queue
-from sandq.supervisor.facts import LauncherDied, Progressed, Recovered, Settled, Started
+from sandq.supervisor.facts import LauncherDied, Progressed, Recovered, Settled, Started, Stopping
 
 LOCK_S = 1.0  # what `supervise` gives
 
@@ -124,6 +124,29 @@ def test_case_64_a_drain_puts_running_jobs_back_without_spending_an_attempt(
     for job in jobs:
         assert queue.state(job.id) is JobState.WAITING
         assert (queue.job(job.id).attempts_made, queue.job(job.id).interruptions) == (0, 1)
+
+
+def test_in_a_drain_each_queue_stops_its_jobs_in_time_for_its_own_ladder(
+    redis_url: str, prefix: str, end: Path
+) -> None:
+    """What is said when it begins is what jobs get: 0.5 s here, 39.6 s there, whatever runs in the other queue."""
+    queues = {"slow": handlers(soft_stop_s=20, term_stop_s=19.5, concurrency=1), "quick": handlers(concurrency=1)}
+    with (
+        Queue("slow", redis=redis_url, prefix=prefix) as slow,
+        Queue("quick", redis=redis_url, prefix=prefix) as quick,
+        serving(queues, redis_url, prefix, drain_timeout_s=40) as served,
+    ):
+        stopped, finished = slow.add("waits", {"until": str(end)}), quick.add("waits", {"until": str(end)})
+        for job, queue in ((stopped, "slow"), (finished, "quick")):
+            served.facts.wait(Progressed, job_id=job.id, queue=queue)
+        served.stop()
+        told = served.facts.wait(Stopping).run_on_s
+        assert told == {"slow": 0.5, "quick": pytest.approx(39.6)}
+        said_at, ended_at = served.facts.time_of(Stopping), served.facts.time_of(Settled, queue="slow")
+        assert served.facts.wait(Settled, queue="slow").outcome == "Interrupted"
+        assert ended_at - said_at >= told["slow"]
+        end.touch()
+        assert served.facts.wait(Settled, queue="quick").outcome == "Completed"
 
 
 def test_case_65_a_second_sigterm_stops_at_once_and_still_puts_jobs_back(

@@ -6,7 +6,7 @@ import pytest
 
 from sandq.cli.demo import Report, summary
 from sandq.cli.run import PROGRESS_EVERY_S, Voice, describe
-from sandq.cli.supervise import retention
+from sandq.cli.supervise import hasty, retention
 from sandq.config import Keep, QueueSettings
 from sandq.outcome import (
     Cause,
@@ -40,6 +40,13 @@ def test_the_rule_for_finished_jobs_is_said_as_it_will_be_applied(
     keep: dict[str, Keep], is_foreign: bool, expected: str
 ) -> None:
     assert retention(QueueSettings(**keep), is_foreign=is_foreign) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("drain_timeout_s", "told"), [(10.5, False), (10.0, True), (8.0, True)])
+def test_a_drain_that_leaves_jobs_no_time_is_told_of_at_the_start(drain_timeout_s: float, told: bool) -> None:
+    warning = hasty(QueueSettings(), drain_timeout_s)
+    assert bool(warning) is told
+    assert ("make it more than 10s" in warning) is told
 
 
 @pytest.mark.parametrize(

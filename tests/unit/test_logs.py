@@ -57,10 +57,20 @@ def settled(**change: object) -> Settled:
         ),
         (StoreTrouble(doing="claim", why="refused"), "redis trouble while claim: refused"),
         (
-            Stopping(running=1, limit_s=25),
-            "stopping: 1 job running, waiting up to 25s; Ctrl-C again to stop now",
+            Stopping(running=1, run_on_s={"render": 15.0}, limit_s=25),
+            "stopping: 1 job running; may run on for 15s, then it is stopped; all ended within 25s; "
+            "Ctrl-C again to stop now",
         ),
-        (Stopping(running=0, limit_s=25), "stopping: no job is running"),
+        (
+            Stopping(running=3, run_on_s={"render": 15.0, "mail": 20.5}, limit_s=25),
+            "stopping: 3 jobs running; may run on for 15s (render), 20.5s (mail), then they are stopped; "
+            "all ended within 25s; Ctrl-C again to stop now",
+        ),
+        (
+            Stopping(running=2, run_on_s={"render": 0.0, "mail": 0.0}, limit_s=8),
+            "stopping: 2 jobs running; they are stopped at once; all ended within 8s; Ctrl-C again to stop now",
+        ),
+        (Stopping(running=0, run_on_s={}, limit_s=25), "stopping: no job is running"),
         (LauncherDied(pid=9), "launcher 9 ended, starting another"),
         (Output(queue="render", job_id="7", stream="stderr", line="hm\n"), "job 7 stderr: hm"),
         (Output(queue="render", job_id="", stream="stderr", line="hm", level="INFO"), "stderr INFO: hm"),
