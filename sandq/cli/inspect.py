@@ -60,7 +60,7 @@ def _look(store: Store, name: str) -> dict[str, Any]:
 
 def _print_status(found: Mapping[str, Mapping[str, Any]]) -> None:
     rows = [
-        [name, *(queue["counts"].get(state, 0) for state in STATES), _condition(queue)] for name, queue in found.items()
+        [name, *(queue["counts"].get(state, 0) for state in STATES), condition(queue)] for name, queue in found.items()
     ]
     print_table(["queue", *STATES, "state"], rows, numbers=range(1, len(STATES) + 1))
     serving = [
@@ -71,16 +71,19 @@ def _print_status(found: Mapping[str, Mapping[str, Any]]) -> None:
     if serving:
         click.echo()
         print_table(
-            ["supervisor", "queue", "host", "pid", "up", "heartbeat p99", "max", "processor"],
+            ["supervisor", "queue", "host", "pid", "up", "heartbeat p99", "max", "state", "processor"],
             serving,
             numbers=range(3, 7),
         )
 
 
-def _condition(queue: Mapping[str, Any]) -> str:
+def condition(queue: Mapping[str, Any]) -> str:
+    """Whether anything is in the way of the queue's jobs, in a word or two."""
     paused = "paused" if queue["paused"] else ""
     unserved = "" if queue["supervisors"] else "no supervisor"
-    return ", ".join(word for word in (paused, unserved) if word) or "ok"
+    stopping = [supervisor.get("state") == "stopping" for supervisor in queue["supervisors"]]
+    leaving = "stopping" if stopping and all(stopping) else ""
+    return ", ".join(word for word in (paused, unserved, leaving) if word) or "ok"
 
 
 def _supervisor(supervisor: Mapping[str, Any], queue: str) -> list[object]:
@@ -92,6 +95,7 @@ def _supervisor(supervisor: Mapping[str, Any], queue: str) -> list[object]:
         show_age(1000 * supervisor.get("uptime_s", 0)),
         _milliseconds(beat.get("p99_ms")),
         _milliseconds(beat.get("max_ms")),
+        supervisor.get("state"),
         _processor(state),
     ]
 

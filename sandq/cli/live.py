@@ -43,8 +43,9 @@ class LiveView:
         """One screen: heartbeat, queues, running jobs, last happenings."""
         if not stats:
             return Text(f"{self._title}  starting", style="bold")
+        stopping = ", stopping; Ctrl-C again to stop now" if stats.get("state") == "stopping" else ""
         return Group(
-            Text(f"{self._title}  up {stats.get('uptime_s', 0):.0f}s", style="bold"),
+            Text(f"{self._title}  up {stats.get('uptime_s', 0):.0f}s{stopping}", style="bold"),
             _heartbeat(stats),
             _queues(stats.get("queues", {})),
             _running(stats.get("queues", {})),

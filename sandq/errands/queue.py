@@ -96,6 +96,6 @@ def paused(keys: QueueKeys) -> Errand[bool]:
 
 
 def supervisors(keys: QueueKeys) -> Errand[list[dict[str, Any]]]:
-    """What each living supervisor of this queue last said about itself."""
+    """What each living supervisor of this queue last said about itself, `told_ago_s` ago; its `uptime_s` is of now."""
     found: list[dict[str, Any]] = yield reads.supervisors(keys)
     return found

@@ -170,8 +170,17 @@ def events(keys: QueueKeys, since: str = "0", count: int = 100) -> Read[list[tup
 
 
 def supervisors(keys: QueueKeys) -> Call[list[dict[str, Any]]]:
-    """What each living supervisor of the queue last said about itself."""
-    return call("supervisors", keys.base, lambda reply: [msgspec.json.decode(raw) for raw in reply], {})
+    """What each living supervisor of the queue last said about itself, `told_ago_s` ago; only `uptime_s` is of now."""
+    return call("supervisors", keys.base, lambda reply: [_info(raw, left_ms) for raw, left_ms in _pairs(reply)], {})
+
+
+def _info(raw: bytes, left_ms: int) -> dict[str, Any]:
+    info: dict[str, Any] = msgspec.json.decode(raw)
+    ttl_ms = info.pop("ttl_ms", None)  # how long it was to hold: by Redis' clock alone, no two hosts' are compared
+    if ttl_ms is not None and left_ms >= 0:
+        info["told_ago_s"] = round(max(0, ttl_ms - left_ms) / 1000, 1)
+        info["uptime_s"] = round(info.get("uptime_s", 0) + info["told_ago_s"], 1)
+    return info
 
 
 def meta(keys: QueueKeys) -> Read[Meta]:

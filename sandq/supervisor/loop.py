@@ -155,6 +155,7 @@ class Supervisor:
         if self._stops == 1 and self._serving:
             running, limit_s = len(self._lanes.running), self._settings.drain_timeout_s
             self._publish(Stopping(running=running, run_on_s=self._lanes.run_on_s(limit_s), limit_s=limit_s))
+            self._registration.tell_now()
         if self._stopping is not None:
             self._stopping.set()
         if self._stops > 1:
@@ -298,7 +299,7 @@ class Supervisor:
             "launcher_pid": self._fleet.launcher_pid,
             "redis": redact(self._url),
             "uptime_s": round(boottime() - self._started_at, 1),
-            "draining": self._stops > 0,
+            "state": "stopping" if self._stops else "serving",
             "heartbeat": {"p50_ms": lag.p50_ms, "p99_ms": lag.p99_ms, "max_ms": lag.max_ms, "lag_samples": lag.samples},
             "locks_lost": self._heartbeat.locks_lost,
             "queues": {

@@ -27,17 +27,26 @@ class Registration:
         self._queues = queues
         self._id = supervisor_id
         self._publish = publish
+        self._news = asyncio.Event()
 
     async def keep(self, stats: Callable[[], dict[str, Any]], every_s: float) -> None:
         """Say that we serve them and how they fare, again and again; it does not end by itself."""
+        ttl_ms = int(every_s * 3000)
         while True:
-            info = json.dumps(stats()).encode()
+            self._news.clear()
+            info = json.dumps({**stats(), "ttl_ms": ttl_ms}).encode()
             for keys in self._queues:
                 try:
-                    await self._store.run(work.register(keys, self._id, info, int(every_s * 3000)))
+                    await self._store.run(work.register(keys, self._id, info, ttl_ms))
                 except SandqError as error:
                     self._publish(StoreTrouble(doing="register", why=str(error)))
-            await asyncio.sleep(every_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._news.wait()
+
+    def tell_now(self) -> None:
+        """Something changed that nobody should have to wait for."""
+        self._news.set()
 
     async def withdraw(self) -> None:
         """Take it back. A store that does not answer in time forgets it by itself."""

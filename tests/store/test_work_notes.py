@@ -98,3 +98,12 @@ def test_a_supervisor_is_listed_until_it_leaves_or_falls_silent(bench: Bench) ->
     bench.client.delete(bench.keys.key("sq:supervisor:s2"))  # what its ttl does
     assert bench.run(reads.supervisors(bench.keys)) == []
     assert bench.client.ttl(bench.keys.key("sq:supervisors")) > 0
+
+
+def test_a_supervisors_uptime_goes_on_since_it_was_told(bench: Bench) -> None:
+    bench.run(work.register(bench.keys, "s1", b'{"id":"s1","uptime_s":100.0,"ttl_ms":60000}', 60_000))
+    bench.client.pexpire(bench.keys.key("sq:supervisor:s1"), 20_000)  # what 40 s do
+    [info] = bench.run(reads.supervisors(bench.keys))
+    assert set(info) == {"id", "uptime_s", "told_ago_s"}
+    assert info["told_ago_s"] >= 40.0
+    assert info["uptime_s"] == pytest.approx(100.0 + info["told_ago_s"])

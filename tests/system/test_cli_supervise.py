@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import wait_gone
+from harness import eventually, wait_gone
 from redis import Redis
 
 from sandq.queue import Queue
@@ -156,7 +156,8 @@ def test_add_wait_prints_the_result_or_ends_with_the_reason(sandq: Any, start: A
 def test_sigterm_lets_a_running_job_finish_and_exits_0(sandq: Any, start: Any, queue: Queue, folder: Path) -> None:
     until = folder / "until"
     job = queue.add("page", {"until": str(until)})
-    serving = start("supervise", "render=jobs.py:waits", "--concurrency", "1", "--log-format", "json")
+    args = ("--concurrency", "1", "--lock", "1m", "--log-format", "json")  # such a lock is told of every 20 s
+    serving = start("supervise", "render=jobs.py:waits", *args)
     next(facts(serving.stderr, "Progressed"))
     told = sandq("why", "render", job.id).stdout
     assert "This is attempt 1 of 1, its last" in told
@@ -164,6 +165,8 @@ def test_sigterm_lets_a_running_job_finish_and_exits_0(sandq: Any, start: Any, q
     serving.send_signal(signal.SIGTERM)
     stopping = next(facts(serving.stderr, "Stopping"))
     assert (stopping["running"], stopping["run_on_s"], stopping["limit_s"]) == (1, {"render": 15.0}, 25.0)
+    eventually(lambda: [info["state"] for info in queue.supervisors()] == ["stopping"], "status shows it", 10.0)
+    assert sandq("status", "render").stdout.partition("\n\n")[0].endswith("  stopping")
     until.touch()
     assert serving.wait(LIMIT_S) == 0
     assert queue.result(job, timeout=1) == "seen"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console, RenderableType
 
 from sandq.cli.demo import Report, summary
+from sandq.cli.inspect import condition
+from sandq.cli.live import LiveView
 from sandq.cli.run import PROGRESS_EVERY_S, Voice, describe
 from sandq.cli.supervise import hasty, retention
 from sandq.config import Keep, QueueSettings
@@ -25,6 +30,12 @@ GOOD = {"added": 5, "completed": 5, "stalled": 0, "restart_s": 0.0125, "total_s"
 HEARTBEAT = {"p50_ms": 0.1, "p99_ms": 2.0, "max_ms": 3.0}
 
 
+def console_text(drawn: RenderableType) -> str:
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(drawn)
+    return console.export_text()
+
+
 @pytest.mark.parametrize(
     ("keep", "is_foreign", "expected"),
     [
@@ -40,6 +51,30 @@ def test_the_rule_for_finished_jobs_is_said_as_it_will_be_applied(
     keep: dict[str, Keep], is_foreign: bool, expected: str
 ) -> None:
     assert retention(QueueSettings(**keep), is_foreign=is_foreign) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("states", "paused", "expected"),
+    [
+        (["serving"], False, "ok"),
+        (["serving", "stopping"], False, "ok"),
+        (["stopping", "stopping"], False, "stopping"),
+        (["stopping"], True, "paused, stopping"),
+        ([], False, "no supervisor"),
+        ([], True, "paused, no supervisor"),
+    ],
+)
+def test_a_queue_is_as_well_served_as_the_best_of_its_supervisors(
+    states: list[str], paused: bool, expected: str
+) -> None:
+    supervisors = [{"id": str(n), "state": state} for n, state in enumerate(states)]
+    assert condition({"paused": paused, "supervisors": supervisors}) == expected
+
+
+def test_the_live_view_says_that_a_supervisor_is_stopping() -> None:
+    view = LiveView("sandq")
+    titles = [console_text(view.draw({"uptime_s": 5.0, "state": state})) for state in ("serving", "stopping")]
+    assert ["up 5s, stopping" in title for title in titles] == [False, True]
 
 
 @pytest.mark.parametrize(("drain_timeout_s", "told"), [(10.5, False), (10.0, True), (8.0, True)])
