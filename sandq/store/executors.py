@@ -39,6 +39,7 @@ class _Patience:
     ) -> None:
         self._mutates = isinstance(operation, Call) and operation.mutates
         self._what, self._shown, self._budget_s = name_of(operation), shown, budget_s
+        self._started = started
         # No try starts that could end after the budget. Where one try may use it all, a failure that came early (a cut
         # connection, say) is still worth another.
         self._last_start = started + max(budget_s - try_s, try_s / 2)
@@ -60,12 +61,12 @@ class _Patience:
         return pause_s
 
     def _told(self, error: BaseException) -> str:
-        why = silent(self._shown, error)
+        why, spent = silent(self._shown, error), f"{time.monotonic() - self._started:.1f}s"
         if not self._mutates:
-            return f"{why} (asked for {self._budget_s:g}s)"
+            return f"{why} (asked for {spent})"
         if not self._sent:
-            return f"{why} (tried for {self._budget_s:g}s, nothing was sent)"
-        return f"{self._what}: outcome unknown after {self._budget_s:g}s (redis_timeout): {why}"
+            return f"{why} (tried for {spent}, nothing was sent)"
+        return f"{self._what}: outcome unknown after {spent} (redis_timeout {self._budget_s:g}s): {why}"
 
 
 def name_of(operation: Call[Any] | Read[Any]) -> str:
