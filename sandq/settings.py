@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -156,6 +157,13 @@ _PROCESSOR = {"processor": _Setting("processor", _text)}
 # The environment says `SANDQ_REDIS_URL`, as every Redis client does; the file and the flag say `redis`.
 _VARIABLES = {f"SANDQ_{name.upper()}": name for name in (*_SUPERVISOR, *_QUEUE) if name != "redis"}
 _VARIABLES["SANDQ_REDIS_URL"] = "redis"
+_PREFIX = "SANDQ_"
+# Variables that are no settings: the private server's folder, the mark of a child, whose programs may call sandq, those
+# of our tests, and what Kubernetes says of every service, one called `sandq-redis` for instance.
+_OTHERS = re.compile(
+    r"SANDQ_(HOME|CHILD|TEST_\w+|CHAOS_\w+)$|SANDQ_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))"
+)
+_LINK = re.compile("(tcp|udp|sctp)://")
 
 
 def read_settings(
@@ -189,6 +197,22 @@ def read_settings(
         queues=served,
         file=file,
     )
+
+
+def strange_variables(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each variable that looks like a setting and is none: a slip must not pass in silence.
+
+    No more than a sentence, since a deployment may have variables of its own that begin like ours.
+    """
+    known = {variable.removeprefix(_PREFIX): variable for variable in (*_VARIABLES, "SANDQ_HOME")}
+    strange = []
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(_PREFIX) or variable in _VARIABLES or _OTHERS.match(variable) or _LINK.match(value):
+            continue
+        near = difflib.get_close_matches(variable.removeprefix(_PREFIX), known, n=1)
+        hint = f"did you mean {known[near[0]]}?" if near else "it is ignored"
+        strange.append(f"the variable {variable} is not a setting; {hint}")
+    return strange
 
 
 def _spoken(environ: Mapping[str, str], flags: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

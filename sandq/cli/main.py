@@ -85,11 +85,17 @@ class LazyGroup(click.Group):
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sandq")
-def group() -> None:
+@click.pass_context
+def group(ctx: click.Context) -> None:
     """Run CPU-heavy Python jobs from Redis: no job can cost its lock, take the runtime down, or be lost.
 
     Redis is named by --redis, SANDQ_REDIS_URL or sandq.toml; with none of these a private server is used.
     """
+    if ctx.invoked_subcommand != "supervise":  # it says so itself, in the form of its log
+        from sandq.settings import strange_variables
+
+        for sentence in strange_variables(os.environ):
+            _complain(sentence)
 
 
 def main() -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from sandq.cli.options import config_option, debug_option, store_options
 from sandq.cli.store import reach
 from sandq.config import Keep, QueueSettings
 from sandq.errors import ConfigError, StartRefused, StoreRefused
-from sandq.settings import Settings, read_settings
+from sandq.settings import Settings, read_settings, strange_variables
 from sandq.store.connections import check_server
 from sandq.store.executors import SyncExecutor
 from sandq.store.keys import QueueKeys
@@ -64,6 +65,8 @@ def supervise(
     Each QUEUE=PATH[:FUNCTION] names a queue and the file, or dotted module, that runs its jobs; the configuration
     file may name more.
     """
+    for sentence in strange_variables(os.environ):
+        _announce(sentence, log_format)
     settings = read_settings(config=config, flags=flags, processors=_pairs(queues))
     if not settings.queues:
         raise ConfigError("nothing to serve; name QUEUE=PATH[:FUNCTION], or write [queues.NAME] into sandq.toml")

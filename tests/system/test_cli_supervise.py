@@ -206,6 +206,15 @@ def test_a_refused_start_is_one_line_and_touches_no_job(
     assert queue.state(job.id) == "waiting"
 
 
+def test_a_mistyped_variable_is_told_of_in_the_form_of_the_log(sandq: Any) -> None:
+    slip = "the variable SANDQ_LOK is not a setting; did you mean SANDQ_LOCK?"
+    served = sandq("supervise", "render=jobs.py", "--burst", "--log-format", "json", SANDQ_LOK="3s")
+    assert served.returncode == 0
+    assert [fact["text"] for fact in facts(served.stderr.splitlines(), "Starting")].count(slip) == 1
+    ran = sandq("run", "jobs.py", "--data", '{"n": 4}', SANDQ_LOK="3s")
+    assert (ran.returncode, ran.stderr.splitlines()[0]) == (0, f"sandq: {slip}")
+
+
 def test_a_drain_timeout_that_leaves_jobs_no_time_is_said_at_the_start(sandq: Any) -> None:
     done = sandq("supervise", "render=jobs.py", "--burst", "--drain-timeout", "8s", "--log-format", "json")
     assert done.returncode == 0

@@ -8,7 +8,7 @@ import pytest
 
 from sandq.config import Keep
 from sandq.errors import ConfigError
-from sandq.settings import Settings, read_settings
+from sandq.settings import Settings, read_settings, strange_variables
 
 FILE = """
 redis = "redis://file:6379"
@@ -143,6 +143,39 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_place(tmp_path: Path, tex
         read(tmp_path)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("SANDQ_LOK", "the variable SANDQ_LOK is not a setting; did you mean SANDQ_LOCK?"),
+        ("SANDQ_REDIS_ULR", "the variable SANDQ_REDIS_ULR is not a setting; did you mean SANDQ_REDIS_URL?"),
+        ("SANDQ_REDIS", "the variable SANDQ_REDIS is not a setting; did you mean SANDQ_REDIS_URL?"),
+        ("SANDQ_HOMES", "the variable SANDQ_HOMES is not a setting; did you mean SANDQ_HOME?"),
+        ("SANDQ_IMAGE_TAG", "the variable SANDQ_IMAGE_TAG is not a setting; it is ignored"),
+    ],
+)
+def test_a_mistyped_variable_is_told_of(variable: str, told: str) -> None:
+    assert strange_variables({variable: "3s", "HOME": "/root"}) == [told]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SANDQ_LOCK", "3s"),
+        ("SANDQ_REDIS_URL", "redis://localhost"),
+        ("SANDQ_HOME", "/tmp/x"),
+        ("SANDQ_CHILD", "7"),
+        ("SANDQ_TEST_REDIS_URL", "unix:///r.sock"),
+        ("SANDQ_REDIS_SERVICE_HOST", "10.0.0.1"),
+        ("SANDQ_SERVICE_PORT_REDIS", "6379"),
+        ("SANDQ_PORT", "tcp://10.0.0.1:6379"),
+        ("SANDQ_REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+        ("LOK", "3s"),
+    ],
+)
+def test_a_variable_that_is_a_setting_or_somebody_elses_is_not(variable: str, value: str) -> None:
+    assert strange_variables({variable: value}) == []
 
 
 @pytest.mark.parametrize(
