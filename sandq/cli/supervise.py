@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,8 @@ from sandq.store.urls import redact
 from sandq.supervisor.loop import Supervisor
 from sandq.supervisor.processor import Processor
 from sandq.units import show_duration
+
+STOPPED_EARLY = "stopped before it served; no job was claimed"
 
 
 @click.command()
@@ -73,10 +77,31 @@ def supervise(
     for queue in settings.queues.values():
         Processor.of(queue.processor)  # a file that is not there is told of before anything is started
     live = log_format is None and sys.stdout.isatty()
-    with reach(settings, begins=True) as url:
+    with _stoppable(log_format), reach(settings, begins=True) as url:
         for line in _decided(settings, url):
             _announce(line, log_format)
         ctx.exit(_serve(settings, url, burst, live, log_format))
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM or Ctrl-C before there was a supervisor to take it."""
+
+
+@contextmanager
+def _stoppable(log_format: str | None) -> Iterator[None]:
+    """Nothing is begun yet that a signal could cost: it ends the command in order, until the supervisor takes it."""
+
+    def stop(*_: object) -> None:
+        raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except _Stopped:
+        _announce(STOPPED_EARLY, log_format)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _pairs(queues: tuple[str, ...]) -> dict[str, str]:
@@ -169,6 +194,8 @@ def _serve(settings: Settings, url: str, burst: bool, live: bool, log_format: st
         listener = log_to(sys.stderr, log_format or "text")
         supervisor = Supervisor(settings.queues, url, settings=own, listeners=[listener], burst=burst)
         code = supervisor.run()
+    if not supervisor.has_served:
+        _announce(STOPPED_EARLY, log_format)
     if supervisor.failure:
         _announce(supervisor.failure, log_format)
     return code

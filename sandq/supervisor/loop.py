@@ -35,6 +35,7 @@ from sandq.supervisor.means import Means
 from sandq.supervisor.pool import Pool
 from sandq.supervisor.processor import Processor
 from sandq.supervisor.registration import Registration
+from sandq.supervisor.signals import serve_until_signalled
 from sandq.supervisor.tally import Tally
 
 SLOTS = 4  # concurrent Redis calls of the event loop: claims and settlements rarely need more
@@ -76,7 +77,7 @@ class Supervisor:
         self._lanes = Lanes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops = 0
-        self._serving = False
+        self._serving = self._has_served = False
         self._stopping: asyncio.Event | None = None
         self._failure: str | None = None
         self._exits = contextlib.AsyncExitStack()
@@ -84,8 +85,11 @@ class Supervisor:
     # -- up and down ---------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, then drain; the exit code: 0 drained, 1 burst failed, 130 forced by SIGINT."""
-        return asyncio.run(self._run())
+        """Serve until SIGTERM or SIGINT, then drain. What is returned is the exit code.
+
+        0: drained, or stopped before it served; 1: a burst that failed; 130: forced by a second SIGINT.
+        """
+        return asyncio.run(serve_until_signalled(self))
 
     async def __aenter__(self) -> Supervisor:
         await self.start()
@@ -127,7 +131,7 @@ class Supervisor:
         self._registration = Registration(self._store, self._plans, self.id, self._publish)
         self._spawn(self._registration.keep(self.stats, self._settings.lease.stalled_every_s))
         self._spawn(self._watch_policy())
-        self._serving = True
+        self._serving = self._has_served = True
 
     async def wait(self) -> int:
         """Wait for a stop (or the end of a burst), drain, and take everything down; the exit code."""
@@ -166,24 +170,10 @@ class Supervisor:
         """Why it ended by itself, and not well."""
         return self._failure
 
-    async def _run(self) -> int:
-        loop = asyncio.get_running_loop()
-        interrupts = 0
-
-        def interrupted() -> None:
-            nonlocal interrupts
-            interrupts += 1
-            self.stop()
-
-        await self.start()
-        loop.add_signal_handler(signal.SIGTERM, self.stop)
-        loop.add_signal_handler(signal.SIGINT, interrupted)
-        try:
-            code = await self.wait()
-        finally:
-            loop.remove_signal_handler(signal.SIGTERM)
-            loop.remove_signal_handler(signal.SIGINT)
-        return 130 if interrupts > 1 else code
+    @property
+    def has_served(self) -> bool:
+        """It came to claim jobs; not so when it was stopped or refused while it started."""
+        return self._has_served
 
     async def _close(self) -> None:
         await self._lanes.close()

@@ -7,6 +7,7 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from harness import eventually, wait_gone
 from redis import Redis
 
+from sandq.cli.supervise import STOPPED_EARLY
 from sandq.queue import Queue
 
 LIMIT_S = 45.0
@@ -43,11 +45,22 @@ def waits(job):
     return "seen"
 """
 
+SLOW = """
+import os, time
+from pathlib import Path
+
+note = Path(__file__).with_name("note")
+note.write_text(str(os.getpid()))
+note.rename(note.with_name("pid"))
+time.sleep(600)
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "jobs.py").write_text(PROCESSOR)
     (tmp_path / "typo.py").write_text("def process(job:\n")
+    (tmp_path / "slow.py").write_text(SLOW)
     return tmp_path
 
 
@@ -170,6 +183,36 @@ def test_sigterm_lets_a_running_job_finish_and_exits_0(sandq: Any, start: Any, q
     until.touch()
     assert serving.wait(LIMIT_S) == 0
     assert queue.result(job, timeout=1) == "seen"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_processor_loads_ends_the_start_in_order(
+    start: Any, queue: Queue, folder: Path, number: signal.Signals
+) -> None:
+    job = queue.add("page", {"n": 1})
+    serving = start("supervise", "render=slow.py", "--concurrency", "1", "--log-format", "json")
+    eventually((folder / "pid").exists, "the processor loads")
+    serving.send_signal(number)
+    assert serving.wait(LIMIT_S) == 0
+    assert json.loads(serving.stderr.read().splitlines()[-1])["text"] == STOPPED_EARLY
+    wait_gone(int((folder / "pid").read_text()))
+    assert (queue.state(job.id), queue.supervisors()) == ("waiting", [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_redis_is_asked_ends_the_start_in_order(
+    start: Any, folder: Path, number: signal.Signals
+) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(folder / "silent.sock"))
+        silent.listen()
+        serving = start("supervise", "render=jobs.py", "--redis", f"unix://{folder}/silent.sock")
+        silent.settimeout(LIMIT_S)
+        connection, _ = silent.accept()
+        with connection:
+            serving.send_signal(number)
+            assert serving.wait(LIMIT_S) == 0
+    assert serving.stderr.read() == f"sandq: {STOPPED_EARLY}\n"
 
 
 def test_status_names_who_serves_a_queue(sandq: Any, start: Any) -> None:
