@@ -17,7 +17,7 @@ from sandq.supervisor.facts import Settled
 from sandq.supervisor.tally import Tally
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
-POOL = SimpleNamespace(ready=2, starting=0, breaker=SimpleNamespace(why=None), retry_in_s=None)
+POOL = SimpleNamespace(ready=2, starting=0, breaker=SimpleNamespace(why=None, retry_in_s=None))
 IDLE: Any = SimpleNamespace(running={}, pool=POOL)
 
 
