@@ -399,6 +399,7 @@ def test_a_demoted_server_ends_the_wait(server: RedisServer, keys: QueueKeys) ->
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_on_a_cluster_it_waits_where_the_queue_is(tmp_path: Path) -> None:
     nodes = Nodes(tmp_path)
     keys = QueueKeys("q", "{q}")

@@ -248,7 +248,8 @@ def test_case_49_a_job_that_changes_folder_umask_environment_and_signals_leaves_
 # -- floods ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("megabytes", [200, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(240)])])
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [200, pytest.param(1000, marks=pytest.mark.timeout(240))])
 def test_case_40_a_flood_of_output_slows_nobody_but_its_own_job_and_is_told_in_part(
     queue: Queue, redis_url: str, prefix: str, megabytes: int
 ) -> None:
@@ -362,7 +363,10 @@ def heard(reader: int, seen: bytearray) -> bytearray:
     return seen
 
 
-@pytest.mark.parametrize("sessions", [False, True], ids=["in one session", "in a session each"])
+@pytest.mark.parametrize(
+    "sessions",
+    [pytest.param(False, id="in one session", marks=pytest.mark.slow), pytest.param(True, id="in a session each")],
+)
 def test_case_47_a_fork_bomb_is_gone_within_a_second_of_its_jobs_end_and_no_lock_is_lost(
     queue: Queue, redis_url: str, prefix: str, tmp_path: Path, sessions: bool
 ) -> None:

@@ -171,7 +171,14 @@ def test_a_queue_that_nobody_knows_is_read_as_empty_with_a_hint(
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["job", "why", "cancel", "retry", "promote", "remove", "schedule remove"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "why",
+        "schedule remove",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("job", "cancel", "retry", "promote", "remove")),
+    ],
+)
 def test_an_id_in_a_queue_that_nobody_knows_is_missing_for_that_reason(
     sandq: Sandq, queue: Queue, command: str
 ) -> None:
@@ -310,7 +317,7 @@ def test_without_any_url_a_private_server_is_used_and_named_in_one_line(sandq: S
     assert json.loads(again.stdout)["queues"]["render"]["counts"]["waiting"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_command_that_is_told_to_end_leaves_no_private_server_behind(tmp_path: Path, number: int) -> None:
     home = tmp_path / "home"
     env = {**os.environ, "SANDQ_REDIS_URL": "", "SANDQ_HOME": str(home)}

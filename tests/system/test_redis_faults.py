@@ -129,6 +129,7 @@ def test_one_disturbed_exchange_changes_nothing(
 # -- Redis is out of reach ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_case_05_a_half_open_renewal_connection_costs_the_child_at_its_deadline_and_nothing_else(world: World) -> None:
     only = world.serve(concurrency=2)
     job, child = world.waiting_job(only)
@@ -155,7 +156,7 @@ OUTAGES: dict[str, tuple[Callable[[World], None], Callable[[World], None]]] = {
 @pytest.mark.parametrize(
     ("begin", "finish"),
     [
-        pytest.param(*change, id=name, marks=pytest.mark.slow if name == "refused_connections" else ())
+        pytest.param(*change, id=name, marks=pytest.mark.slow if name != "case_06_a_partition" else ())
         for name, change in OUTAGES.items()
     ],
 )
@@ -172,6 +173,7 @@ def test_an_outage_of_half_a_lock_costs_no_job_anything(
     assert world.queue.result(world.queue.add("ok", 2), timeout=10) == 2
 
 
+@pytest.mark.slow
 def test_case_07_a_partition_of_two_locks_lets_the_other_side_run_the_job_after_the_child_is_dead(
     world: World, tmp_path: Path
 ) -> None:
@@ -395,7 +397,8 @@ def test_case_15_a_server_that_begins_to_evict_is_told_of(world: World, monkeypa
     assert world.queue.result(world.queue.add("ok", 1), timeout=10) == 1
 
 
-@pytest.mark.parametrize("lock_s", [3.0, pytest.param(6.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lock_s", [3.0, 6.0])
 def test_case_18_a_script_that_runs_for_half_a_lock_costs_no_job_anything(world: World, lock_s: float) -> None:
     only = world.serve(lock_s=lock_s)
     job, _ = world.waiting_job(only)

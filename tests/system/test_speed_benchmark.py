@@ -29,6 +29,7 @@ def benchmark(*arguments: str, folder: Path, given: str = "") -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 def test_one_run_of_some_rows_becomes_tables_targets_and_a_page(tmp_path: Path) -> None:
     file, page = tmp_path / "run.json", tmp_path / "benchmarks.md"
     rows = "throughput,latency,backlog"

@@ -81,6 +81,7 @@ def test_a_job_that_finds_its_child_dead_waits_for_another_one(world: World) -> 
 # -- beside settlements ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_settlement_leaves_alone_the_child_that_a_waiting_claim_was_made_for(world: World) -> None:
     served = world.serve(lock_s=LONG_LOCK_S, concurrency=2, redis_timeout_s=10.0)
     first, _ = world.waiting_job(served)
@@ -134,6 +135,7 @@ def test_each_sleep_brings_one_claim_and_no_more(world: World) -> None:
     assert seen["pass", "claim"] <= seen["pass", "BZPOPMIN"] + 2  # the one before the first sleep, and one being noted
 
 
+@pytest.mark.slow
 def test_a_job_whose_claim_was_sent_too_long_ago_is_not_started_by_it(world: World) -> None:
     world.proxy.fault("silence", "BZPOPMIN")
     served = world.serve(lock_s=2.0, redis_timeout_s=10.0)  # a try may take 2 s; the lease from its sending lasts 1.6 s
