@@ -237,6 +237,7 @@ def test_what_was_run_before_the_end_is_answered_though_its_reply_never_came(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_ending_a_wait_on_a_silent_server_takes_no_more_than_a_try_or_two(server: RedisServer, keys: QueueKeys) -> None:
     async def run() -> None:
         async with a_marker(server.url, keys, redis_timeout=10) as marker:

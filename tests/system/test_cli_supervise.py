@@ -369,6 +369,7 @@ def test_doctor_fails_on_a_redis_that_evicts_or_does_not_answer(sandq: Any, make
     assert "fail  redis" in gone.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_loses_nothing_and_measures_it(sandq: Any) -> None:
     done = sandq("demo", "--packages", "4", "--concurrency", "2")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -201,6 +201,7 @@ def test_a_wrapped_handler_still_hears_a_soft_stop(queue: Queue, wrapped: Served
     assert queue.result(job, timeout=5) == "stopped softly"
 
 
+@pytest.mark.slow
 def test_killing_a_wrapped_child_ends_everything_inside(queue: Queue, wrapped: Served) -> None:
     job = queue.add("ignores-all")
     wrapped.facts.wait(Output, job_id=job.id)

@@ -96,6 +96,7 @@ def test_without_the_stalled_check_the_job_of_a_killed_supervisor_is_not_recover
         second.facts.wait(Started, job_id=job.id, limit_s=LOCK_S + Lease(LOCK_S).stalled_every_s + 1)
 
 
+@pytest.mark.slow
 def test_all_jobs_end_when_redis_is_killed_and_started_again_with_what_it_had_on_disk(
     make_server: Callable[..., Any], prefix: str
 ) -> None:
