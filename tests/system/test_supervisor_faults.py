@@ -260,6 +260,18 @@ def test_a_renewal_that_meets_a_settlement_under_way_costs_nobody_anything(
     assert only.supervisor.stats()["locks_lost"] == 0
 
 
+def test_a_renewal_that_meets_the_settlement_of_a_dead_childs_job_counts_no_lost_lock(
+    queue: Queue, way: ChaosProxy, serve: Callable[..., Served]
+) -> None:
+    only = serve(way.url, lock_s=2.0, redis_timeout_s=4.0)
+    way.fault("silence", "settle")  # carried out, and the answer asked for again after a renewal
+    job = queue.add("kills-itself")
+    way.wait_total("silence", "settle")
+    way.wait("pass", "renew")
+    assert only.facts.wait(Settled, job_id=job.id).outcome == "Crashed"
+    assert only.supervisor.stats()["locks_lost"] == 0
+
+
 # -- in company --------------------------------------------------------------------------------------------------------
 
 
