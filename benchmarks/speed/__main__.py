@@ -109,7 +109,7 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
             type=file,
             default=FILE,
             show_default=True,
-            help="Keep all here; - prints it instead of tables.",
+            help="Keep all here; - prints it, and the tables go to standard error.",
         ),
     )
     for option in reversed(options):

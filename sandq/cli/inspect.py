@@ -43,7 +43,7 @@ STATES = [str(state) for state in JobState if state is not JobState.UNKNOWN]
 def status(*, queues: tuple[str, ...], redis: str | None, prefix: str | None, as_json: bool) -> None:
     """Show what is in each QUEUE and who serves it; without names, all queues of the file or of the Redis."""
     with open_store(redis, prefix) as store:
-        found = {name: _look(store, name) for name in queues or find_queues(store)}
+        found = {name: _look(store, name, named=bool(queues)) for name in queues or find_queues(store)}
         if as_json:
             print_json({"redis": redact(store.url), "prefix": store.prefix, "queues": found})
         elif found:
@@ -52,9 +52,10 @@ def status(*, queues: tuple[str, ...], redis: str | None, prefix: str | None, as
             click.echo(f"sandq: no queue under the prefix {store.prefix} in {redact(store.url)}", err=True)
 
 
-def _look(store: Store, name: str) -> dict[str, Any]:
+def _look(store: Store, name: str, *, named: bool) -> dict[str, Any]:
     with store.queue(name) as queue:
-        tell_if_unknown(store, queue)
+        if named:  # the others were found in the file or in Redis
+            tell_if_unknown(store, queue)
         return {"counts": queue.counts(), "paused": queue.paused(), "supervisors": queue.supervisors()}
 
 

@@ -34,25 +34,25 @@ class Store:
     url: str
     prefix: str
     settings: Settings
+    limit_s: float  # of each operation
+    executor: SyncExecutor  # for errands that no client offers; it connects when there is one
 
     def queue(self, name: str) -> Queue:
         """A client for one queue of this Redis."""
-        limit_s = min(self.settings.supervisor.redis_timeout_s, PATIENCE_S)
-        return Queue(name, redis=self.url, prefix=self.prefix, redis_timeout=limit_s)
+        return Queue(name, redis=self.url, prefix=self.prefix, redis_timeout=self.limit_s)
 
     def run(self, errand: Errand[R]) -> R:
         """The answer of an errand that no client offers."""
-        limit_s = min(self.settings.supervisor.redis_timeout_s, PATIENCE_S)
-        with closing(SyncExecutor(self.url, redis_timeout=limit_s)) as executor:
-            return drive(errand, executor.run)
+        return drive(errand, self.executor.run)
 
 
 @contextmanager
 def open_store(redis: str | None, prefix: str | None, *, begins: bool = False) -> Iterator[Store]:
     """The Redis of this command line; `begins`: this command may be the first that a new user tries."""
     settings = read_settings(flags={"redis": redis, "prefix": prefix})
-    with reach(settings, begins=begins) as url:
-        yield Store(url, settings.supervisor.prefix, settings)
+    limit_s = min(settings.supervisor.redis_timeout_s, PATIENCE_S)
+    with reach(settings, begins=begins) as url, closing(SyncExecutor(url, redis_timeout=limit_s)) as executor:
+        yield Store(url, settings.supervisor.prefix, settings, limit_s, executor)
 
 
 @contextmanager

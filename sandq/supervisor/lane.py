@@ -204,7 +204,7 @@ class Lane:
         return False
 
     def _note_broken(self) -> None:
-        if self._burst and self.pool.processor_broken and not self._slots.tasks:
+        if self._burst and self.pool.breaker.processor_broken and not self._slots.tasks:
             self.trouble = f"queue {self._means.keys.queue}: its processor is broken: {self.pool.breaker.why}"
             self.quiet.set()
 

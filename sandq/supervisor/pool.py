@@ -84,11 +84,6 @@ class Pool:
         """Those of them that will take another job after it."""
         return len(self._busy - self._retiring)
 
-    @property
-    def processor_broken(self) -> bool:
-        """No child could be had, and the last try shows that the processor is to blame, not the host."""
-        return self.breaker.processor_broken
-
     def refill(self) -> None:
         """Start what is missing, a few at a time: loading is CPU work that running jobs would feel."""
         if self._owed is not None:

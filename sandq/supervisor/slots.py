@@ -200,7 +200,7 @@ class Slots:
             # The lock is held meanwhile; a child that the kernel cannot end keeps it.
             self._pool.discard(child, assignment.unfit)
             await child.exited
-            self._means.heartbeat.release(assignment.claim.token)  # nothing of it is left that could be too late
+            self._means.heartbeat.release(assignment.claim.token)  # it is dead: nothing is left to fence
         elif following is not None:
             return None
         elif not self._pool.recycles(child, assignment.unfit):

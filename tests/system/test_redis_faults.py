@@ -310,7 +310,7 @@ def test_case_17_a_promoted_replica_that_missed_the_claim_ends_the_child_and_the
     wait_gone(child, 1.0)
     world.end.touch()
     with Queue("render", redis=replica.url, prefix=world.keys.prefix) as queue:
-        assert queue.result(job, timeout=20) == "seen"
+        assert queue.result(job, timeout=10) == "seen"
         assert queue.job(job.id).attempts_made == 1
     assert only.facts.wait(Settled, job_id=job.id, nth=2).to == "completed"
 
